@@ -1,0 +1,187 @@
+"""The task: the unit of authority. Pure values and one transition table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Literal
+
+from authz_sidecar.clock import format_time, parse_time
+from authz_sidecar.errors import TaskNotActive
+from authz_sidecar.strictjson import Json
+
+
+class TaskState(StrEnum):
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class TaskEvent(StrEnum):
+    SUSPEND = "suspend"
+    RESUME = "resume"
+    COMPLETE = "complete"
+    CANCEL = "cancel"
+    EXPIRE = "expire"
+
+
+# INVARIANT: a state with no outgoing row is final. Completed, cancelled and expired are final.
+TRANSITIONS: Mapping[tuple[TaskState, TaskEvent], TaskState] = MappingProxyType(
+    {
+        (TaskState.ACTIVE, TaskEvent.SUSPEND): TaskState.SUSPENDED,
+        (TaskState.ACTIVE, TaskEvent.COMPLETE): TaskState.COMPLETED,
+        (TaskState.ACTIVE, TaskEvent.CANCEL): TaskState.CANCELLED,
+        (TaskState.ACTIVE, TaskEvent.EXPIRE): TaskState.EXPIRED,
+        (TaskState.SUSPENDED, TaskEvent.RESUME): TaskState.ACTIVE,
+        (TaskState.SUSPENDED, TaskEvent.COMPLETE): TaskState.COMPLETED,
+        (TaskState.SUSPENDED, TaskEvent.CANCEL): TaskState.CANCELLED,
+        (TaskState.SUSPENDED, TaskEvent.EXPIRE): TaskState.EXPIRED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Initiator:
+    """Who started the task. `verified` is False for a claim of the agent that nobody checked."""
+
+    kind: Literal["human", "workflow"]
+    id: str
+    verified: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What a task may touch.
+
+    Attributes:
+        tools: "server/name".
+        resources: resource patterns, `*` matches any run of characters.
+        ceiling: name of the highest data class.
+    """
+
+    tools: frozenset[str]
+    resources: tuple[str, ...]
+    ceiling: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One task. `agent` is the SPIFFE ID of its owner; times are aware UTC."""
+
+    id: str
+    agent: str
+    purpose: str
+    initiator: Initiator
+    scope: Scope
+    environment: str
+    started_at: datetime
+    expires_at: datetime
+    state: TaskState = TaskState.ACTIVE
+    epoch: int = 1
+    ended_at: datetime | None = None
+    parent_id: str | None = None
+    depth: int = 0
+
+    def state_at(self, now: datetime) -> TaskState:
+        """The state as it counts at `now`: a task past its deadline is expired whether or not that was recorded yet."""
+        if now >= self.expires_at and (self.state, TaskEvent.EXPIRE) in TRANSITIONS:
+            return TaskState.EXPIRED
+        return self.state
+
+    def after(self, event: TaskEvent, now: datetime) -> Task:
+        """The task after `event`. Raises TaskNotActive when the state at `now` does not admit it."""
+        state = self.state_at(now)
+        successor = TRANSITIONS.get((state, event))
+        if event is not TaskEvent.EXPIRE and successor is None:
+            raise TaskNotActive(f"task `{self.id}` is {state.value}; it cannot {event.value}")
+        if successor is None:
+            successor = TaskState.EXPIRED
+        final = not any(source is successor for source, _ in TRANSITIONS)
+        return replace(
+            self,
+            state=successor,
+            epoch=self.epoch + (event is TaskEvent.RESUME),
+            ended_at=now if final else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What happened in the task so far, counted from permits only. Facts for policy, never supplied by the agent.
+
+    Attributes:
+        calls: permitted calls.
+        tool_calls: permitted calls by tool.
+        max_read: highest data class level that a permitted read touched; 0 when nothing was read. Only rises.
+    """
+
+    calls: int = 0
+    tool_calls: Mapping[str, int] = field(default_factory=dict)
+    max_read: int = 0
+
+    def after_permit(self, *, tool: str, permission: str, level: int) -> Session:
+        counts = {**self.tool_calls, tool: self.tool_calls.get(tool, 0) + 1}
+        max_read = max(self.max_read, level) if permission == "read" else self.max_read
+        return Session(self.calls + 1, counts, max_read)
+
+
+def task_to_json(task: Task) -> dict[str, Json]:
+    """The task as it stands in records and projections."""
+    return {
+        "id": task.id,
+        "agent": task.agent,
+        "purpose": task.purpose,
+        "initiator": {
+            "kind": task.initiator.kind,
+            "id": task.initiator.id,
+            "verified": task.initiator.verified,
+        },
+        "tools": [*sorted(task.scope.tools)],
+        "resources": list(task.scope.resources),
+        "ceiling": task.scope.ceiling,
+        "environment": task.environment,
+        "started_at": format_time(task.started_at),
+        "expires_at": format_time(task.expires_at),
+        "state": task.state.value,
+        "epoch": task.epoch,
+        "ended_at": format_time(task.ended_at) if task.ended_at else None,
+        "parent_id": task.parent_id,
+        "depth": task.depth,
+    }
+
+
+def task_from_json(doc: Mapping[str, Json]) -> Task:
+    """Inverse of `task_to_json`. The document comes from our own ledger, so a wrong shape is a plain error."""
+    initiator = doc["initiator"]
+    tools, resources = doc["tools"], doc["resources"]
+    if not isinstance(initiator, dict) or not isinstance(tools, list) or not isinstance(resources, list):
+        raise TypeError("task document has the wrong shape")
+    ended_at = doc["ended_at"]
+    return Task(
+        id=str(doc["id"]),
+        agent=str(doc["agent"]),
+        purpose=str(doc["purpose"]),
+        initiator=Initiator(
+            kind="human" if initiator["kind"] == "human" else "workflow",
+            id=str(initiator["id"]),
+            verified=initiator["verified"] is True,
+        ),
+        scope=Scope(
+            tools=frozenset(map(str, tools)),
+            resources=tuple(map(str, resources)),
+            ceiling=str(doc["ceiling"]),
+        ),
+        environment=str(doc["environment"]),
+        started_at=parse_time(str(doc["started_at"])),
+        expires_at=parse_time(str(doc["expires_at"])),
+        state=TaskState(str(doc["state"])),
+        epoch=int(str(doc["epoch"])),
+        ended_at=parse_time(str(ended_at)) if ended_at is not None else None,
+        parent_id=str(doc["parent_id"]) if doc["parent_id"] is not None else None,
+        depth=int(str(doc["depth"])),
+    )
