@@ -95,7 +95,7 @@ lint: venv ## ruff, mypy, import layers, buf, hadolint, shipped manifests, commi
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check . || { $(BIN)/ruff format --check .; exit 1; }
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/lint-imports --no-logo --no-timings >.import-linter.log 2>&1 || { cat .import-linter.log; exit 1; }
+	@$(BIN)/lint-imports --no-logo >.import-linter.log 2>&1 || { cat .import-linter.log; exit 1; }
 	@$(BIN)/buf lint proto
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/python deploy/pack_policies.py --check policies deploy/base
