@@ -85,8 +85,10 @@ class Authority:
     above: tuple[x509.Certificate, ...] = ()
 
     @classmethod
-    def root(cls, trust_domain: str = "example.org", **changes: Any) -> Authority:
-        key = ec_key()
+    def root(
+        cls, trust_domain: str = "example.org", key: ec.EllipticCurvePrivateKey | None = None, **changes: Any
+    ) -> Authority:
+        key = key or ec_key()
         return cls(_ca_certificate(trust_domain, key, issuer=None, **changes), key)
 
     def intermediate(self, trust_domain: str = "example.org", **changes: Any) -> Authority:
