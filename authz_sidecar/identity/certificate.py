@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from authz_sidecar.identity import base64url
 
 _MAX_CERTIFICATES = 256
 _LABEL = re.compile(rb"-----BEGIN ([^\r\n]*?)-----")
-# Everything the library raises for a certificate it can not read; most fields are only read when first touched.
-_UNREADABLE = (
-    ValueError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
-
 Extension = TypeVar("Extension", bound=x509.ExtensionType)
 
 
@@ -33,10 +24,8 @@ class MalformedCertificate(ValueError):
 
 def load_der(raw: bytes) -> x509.Certificate:
     """One DER certificate and nothing after it. Raises MalformedCertificate."""
-    try:
+    with _refusing():
         return _read_through(x509.load_der_x509_certificate(raw))
-    except _UNREADABLE as error:
-        raise MalformedCertificate(f"not a readable certificate: {_first_line(error)}") from None
 
 
 def load_pem_chain(raw: bytes) -> tuple[x509.Certificate, ...]:
@@ -54,10 +43,8 @@ def load_pem_chain(raw: bytes) -> tuple[x509.Certificate, ...]:
         raise MalformedCertificate("has no pem certificate")
     if len(labels) > _MAX_CERTIFICATES:
         raise MalformedCertificate(f"has {len(labels)} certificates, at most {_MAX_CERTIFICATES} are read")
-    try:
+    with _refusing():
         certificates = tuple(_read_through(one) for one in x509.load_pem_x509_certificates(raw))
-    except _UNREADABLE as error:
-        raise MalformedCertificate(f"not a readable certificate: {_first_line(error)}") from None
     # A torn write leaves a block without its end, which the library passes over.
     if len(certificates) != len(labels):
         raise MalformedCertificate("has a truncated pem block")
@@ -106,5 +93,12 @@ def _read_through(certificate: x509.Certificate) -> x509.Certificate:
     return certificate
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # The library documents no closed set of errors: ValueError, TypeError, UnsupportedAlgorithm and several of
+        # its own come up. Whatever it raises, the certificate was not read, and that is the one answer given.
+        detail = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise MalformedCertificate(f"not a readable certificate: {detail}") from None

@@ -115,8 +115,9 @@ class X509SvidVerifier:
     4. RFC 5280 path validation up to an authority of that bundle;
     5. every certificate of the path is valid now.
 
-    Not checked: revocation lists (SPIFFE has none), and URI name constraints, which the path validator does not know:
-    a chain that has one is refused.
+    Not checked: revocation lists (SPIFFE has none); URI name constraints, which the path validator does not know, so
+    that a chain with one is refused; and the spelling of the signature, which its holder can vary. So the digest and
+    the thumbprint of a `Subject` say which bytes were presented, and are no key to recognise a certificate again.
     """
 
     def __init__(self, *, max_cached: int = 1024) -> None:
