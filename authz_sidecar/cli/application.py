@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from authz_sidecar.cli import token, version
+from authz_sidecar.cli import config, healthcheck, init, serve, token, version
 from authz_sidecar.cli.exit_code import ExitCode
 from authz_sidecar.cli.failure import explain, report
 
@@ -41,15 +41,15 @@ class CommandLine(TyperGroup):
         return code
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; unless `--debug` is given, no exception leaves as a traceback."""
+        """Run the command; no exception leaves as a traceback, unless `--debug` is given and it is a bug."""
         try:
             return super().invoke(ctx)
         except (typer.TyperException, typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except Exception as error:
-            if ctx.params.get("debug"):
-                raise
             message, code = explain(error)
+            if code is ExitCode.INTERNAL and ctx.params.get("debug"):
+                raise
             report(message)
             raise typer.Exit(code) from None
 
@@ -78,13 +78,15 @@ app = typer.Typer(
 
 @app.callback()
 def authz_sidecar(
-    debug: Annotated[
-        bool, typer.Option("--debug", envvar="AUTHZ_SIDECAR_DEBUG", help="Show tracebacks of unexpected errors.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
 ) -> None:
     """Decides every tool call of an AI agent, records it, and mints a token for that one call."""
 
 
+app.command("init")(init.init)
+app.command("serve")(serve.serve)
+app.command("healthcheck")(healthcheck.healthcheck)
+app.add_typer(config.app, name="config")
 app.add_typer(token.app, name="token")
 app.command("version")(version.show)
 

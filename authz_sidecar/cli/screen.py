@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -15,9 +15,6 @@ from authz_sidecar.strictjson import Json
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-# Off a terminal nothing is wrapped or cut: a value that a script greps for stays on its line.
-_UNBOUNDED_COLUMNS = 10_000
 
 
 class OutputFormat(StrEnum):
@@ -30,15 +27,19 @@ OutputOption = Annotated[
 ]
 
 
+Cell: TypeAlias = str | tuple[str, str]
+
+
 class Screen:
     """Standard output in one format. All text is made printable here; styles are names of Rich styles.
 
-    Colour and borders appear on a terminal only. JSON is ASCII, so it needs no further care.
+    On a terminal Rich adds colour and wraps. Elsewhere text is plain, and what a script looks for is on one line.
+    JSON is ASCII, so it needs no further care.
     """
 
     def __init__(self, output: OutputFormat) -> None:
         self.json = output is OutputFormat.JSON
-        self._console: Console | None = None
+        self._console = _console() if sys.stdout.isatty() and not self.json else None
 
     def document(self, value: Json) -> None:
         """One JSON document, indented."""
@@ -50,48 +51,56 @@ class Screen:
         sys.stdout.flush()
 
     def line(self, text: str = "", style: str = "") -> None:
-        """One line of text for people."""
-        from rich.text import Text
-
-        self.console.print(Text(printable(text), style=style), soft_wrap=True)
+        """One line of text for people, visible at once."""
+        self._write([(printable(text), style)])
 
     def fields(self, values: Mapping[str, str]) -> None:
         """Names and values, one pair a line, aligned."""
-        from rich.text import Text
-
         shown = [(printable(name), printable(value)) for name, value in values.items()]
         width = max((len(name) for name, _ in shown), default=0)
         for name, value in shown:
-            self.console.print(Text.assemble((name.ljust(width), "dim"), "  ", value), soft_wrap=True)
+            self._write([(name.ljust(width), "dim"), (f"  {value}", "")])
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str | tuple[str, str]]]) -> None:
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
         """A table. A cell is a text, or a text with a style."""
+        shown = [[_shown(cell) for cell in row] for row in rows]
+        if self._console is None:
+            self._plain_table([[(column, "") for column in columns], *shown])
+            return
         from rich import box
         from rich.table import Table
         from rich.text import Text
 
-        on_terminal = self.console.is_terminal
-        # One header word per column and two spaces between columns: `awk` and eyes read the same table.
-        table = Table(box=box.SIMPLE_HEAD if on_terminal else None, pad_edge=False, header_style="bold")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
         for column in columns:
             table.add_column(column, overflow="fold")
+        for row in shown:
+            table.add_row(*(Text(text, style=style) for text, style in row))
+        self._console.print(table)
+
+    def _plain_table(self, rows: Sequence[Sequence[tuple[str, str]]]) -> None:
+        widths = [max(len(text) for text, _ in column) for column in zip(*rows, strict=True)]
         for row in rows:
-            cells = [cell if isinstance(cell, tuple) else (cell, "") for cell in row]
-            table.add_row(*(Text(printable(text), style=style) for text, style in cells))
-        self.console.print(table)
+            cells = (text.ljust(width) for (text, _), width in zip(row, widths, strict=True))
+            self._write([("  ".join(cells).rstrip(), "")])
 
-    @property
-    def console(self) -> Console:
-        """Rich's console, made at first use: importing it costs more than most commands."""
+    def _write(self, parts: Sequence[tuple[str, str]]) -> None:
         if self._console is None:
-            from rich.console import Console
+            sys.stdout.write("".join(text for text, _ in parts) + "\n")
+            sys.stdout.flush()
+            return
+        from rich.text import Text
 
-            terminal = sys.stdout.isatty()
-            self._console = Console(
-                force_terminal=terminal,
-                width=None if terminal else _UNBOUNDED_COLUMNS,
-                markup=False,
-                highlight=False,
-                emoji=False,
-            )
-        return self._console
+        self._console.print(Text.assemble(*parts), soft_wrap=True)
+
+
+def _shown(cell: Cell) -> tuple[str, str]:
+    text, style = cell if isinstance(cell, tuple) else (cell, "")
+    return printable(text), style
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # Text comes from callers: nothing in it is markup.
+    return Console(markup=False, highlight=False, emoji=False)

@@ -40,7 +40,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert loaded_by("--help") == set()
 
 
-@pytest.mark.parametrize("arguments", [["token", "--help"], ["token", "inspect", "--help"]])
+@pytest.mark.parametrize("arguments", [["init", "--help"], ["healthcheck", "--help"], ["token", "inspect", "--help"]])
 def test_help_of_a_command_loads_nothing_that_commands_need(arguments: list[str]) -> None:
     # Typer itself validates arguments with pydantic once there is a command.
     assert loaded_by(*arguments) <= {"pydantic"}
