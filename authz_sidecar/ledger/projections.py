@@ -1,0 +1,254 @@
+"""State derived from the log: pure functions of one record, and the tables that add their results up.
+
+INVARIANT: a projection is a function of the entries alone. It is written in the transaction of its entry, never read to
+decide what to write, and can be thrown away and rebuilt; `verify` compares the rebuilt tables with the stored ones.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import orjson
+
+from authz_sidecar.ledger.canonical import canonical
+from authz_sidecar.ledger.records import member
+from authz_sidecar.strictjson import Json
+
+SCHEMA = """
+CREATE TABLE record_index (
+    idx INTEGER PRIMARY KEY, type TEXT NOT NULL, time TEXT NOT NULL, agent TEXT, task_id TEXT, decision_id TEXT,
+    tool TEXT, resource TEXT, outcome TEXT, reason_code TEXT, jti TEXT, request_kind TEXT, request_id TEXT
+) STRICT;
+CREATE INDEX record_task ON record_index (task_id) WHERE task_id IS NOT NULL;
+CREATE INDEX record_decision ON record_index (decision_id) WHERE decision_id IS NOT NULL;
+CREATE INDEX record_jti ON record_index (jti) WHERE jti IS NOT NULL;
+CREATE INDEX record_request ON record_index (request_id, agent) WHERE request_id IS NOT NULL;
+CREATE TABLE task (
+    task_id TEXT PRIMARY KEY, idx INTEGER NOT NULL, state TEXT NOT NULL, epoch INTEGER NOT NULL, ended_at TEXT,
+    expires_at TEXT, document BLOB
+) STRICT, WITHOUT ROWID;
+CREATE INDEX task_open ON task (expires_at) WHERE state IN ('active', 'suspended');
+CREATE TABLE session (
+    task_id TEXT PRIMARY KEY, idx INTEGER NOT NULL, calls INTEGER NOT NULL, max_read INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE session_tool (
+    task_id TEXT, tool TEXT, calls INTEGER NOT NULL, PRIMARY KEY (task_id, tool)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE policy (sha256 TEXT PRIMARY KEY, idx INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+# The tables that are compared as a whole after a rebuild; `record_index` is compared row by row.
+STATE_TABLES: Mapping[str, str] = MappingProxyType(
+    {"task": "task_id", "session": "task_id", "session_tool": "task_id, tool", "policy": "sha256", "counter": "name"}
+)
+
+REVOCATION_EPOCH = "revocation_epoch"
+
+# Two types that answer one kind of request; every other type is its own kind.
+_REQUEST_KINDS: Mapping[str, str] = MappingProxyType({"task_started": "start_task", "task_refused": "start_task"})
+
+_TASK_CHANGES = frozenset(
+    {"task_started", "task_completed", "task_suspended", "task_resumed", "task_cancelled", "task_expired"}
+)
+_REVOKING = frozenset({"task_completed", "task_cancelled", "task_suspended", "task_expired"})
+
+IndexRow = tuple[str | None, ...]
+
+INDEX_COLUMNS = (
+    "type", "time", "agent", "task_id", "decision_id", "tool", "resource", "outcome", "reason_code", "jti",
+    "request_kind", "request_id",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A task's state after a record. `document` is the task as started; None for a later change."""
+
+    task_id: str
+    state: str
+    epoch: int
+    ended_at: str | None
+    expires_at: str | None
+    document: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One permitted call. `read_level` is the data class level it read; 0 when it read nothing."""
+
+    task_id: str
+    tool: str
+    read_level: int
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """Everything the projections take from one record; the index is added when it is known."""
+
+    row: IndexRow
+    task: TaskRow | None
+    call: Call | None
+    policy: str | None
+    revokes: bool
+
+
+def derive(record: Mapping[str, Json]) -> Derived:
+    """The projections' share of one record that `check_record` accepts. Pure."""
+    kind = str(record["type"])
+    return Derived(
+        row=_index_row(kind, record),
+        task=_task_row(kind, record) if kind in _TASK_CHANGES else None,
+        call=_call(record) if kind == "decision" and record["outcome"] == "permit" else None,
+        policy=_text(record, "policy", "sha256") if kind == "bundle_activated" else None,
+        revokes=kind in _REVOKING,
+    )
+
+
+def _index_row(kind: str, record: Mapping[str, Json]) -> IndexRow:
+    request_id = _text(record, "request", "id")
+    server, name = member(record, "tool", "server"), member(record, "tool", "name")
+    return (
+        kind,
+        _text(record, "time"),
+        _text(record, "actor", "spiffe_id"),
+        _text(record, "task", "id"),
+        _text(record, "id") if kind == "decision" else _text(record, "decision", "id"),
+        f"{server}/{name}" if server is not None else None,
+        _text(record, "resource", "id"),
+        _text(record, "outcome"),
+        _text(record, "reason_code"),
+        _text(record, "token", "jti"),
+        _REQUEST_KINDS.get(kind, kind) if request_id is not None else None,
+        request_id,
+    )
+
+
+def _task_row(kind: str, record: Mapping[str, Json]) -> TaskRow:
+    started = kind == "task_started"
+    return TaskRow(
+        task_id=str(member(record, "task", "id")),
+        state=str(member(record, "task", "state")),
+        epoch=_number(record, "task", "epoch"),
+        ended_at=_text(record, "task", "ended_at"),
+        expires_at=_text(record, "task", "expires_at") if started else None,
+        document=canonical(record["task"]) if started else None,
+    )
+
+
+def _call(record: Mapping[str, Json]) -> Call:
+    reads = member(record, "tool", "permission") == "read"
+    return Call(
+        task_id=str(member(record, "task", "id")),
+        tool=f"{member(record, 'tool', 'server')}/{member(record, 'tool', 'name')}",
+        read_level=_number(record, "resource", "level") if reads else 0,
+    )
+
+
+def _text(record: Mapping[str, Json], *path: str) -> str | None:
+    value = member(record, *path)
+    return value if isinstance(value, str) else None
+
+
+def _number(record: Mapping[str, Json], *path: str) -> int:
+    value = member(record, *path)
+    return value if isinstance(value, int) else 0
+
+
+_INSERT_TASK = """
+INSERT INTO task (task_id, idx, state, epoch, ended_at, expires_at, document) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (task_id) DO UPDATE SET idx = excluded.idx, state = excluded.state, epoch = excluded.epoch,
+    ended_at = excluded.ended_at, expires_at = coalesce(expires_at, excluded.expires_at),
+    document = coalesce(document, excluded.document)
+"""
+_ADD_CALLS = """
+INSERT INTO session (task_id, idx, calls, max_read) VALUES (?, ?, ?, ?)
+ON CONFLICT (task_id) DO UPDATE SET idx = excluded.idx, calls = calls + excluded.calls,
+    max_read = max(max_read, excluded.max_read)
+"""
+_ADD_TOOL_CALLS = """
+INSERT INTO session_tool (task_id, tool, calls) VALUES (?, ?, ?)
+ON CONFLICT (task_id, tool) DO UPDATE SET calls = calls + excluded.calls
+"""
+_ADD_POLICY = "INSERT INTO policy (sha256, idx) VALUES (?, ?) ON CONFLICT (sha256) DO UPDATE SET idx = excluded.idx"
+_ADD_COUNT = """
+INSERT INTO counter (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value
+"""
+
+
+def apply_state(connection: sqlite3.Connection, first_index: int, derived: Sequence[Derived]) -> None:
+    """Add the records `first_index` … to the state tables, inside the caller's transaction.
+
+    Calls are added up per task before they reach SQLite: each statement is a hand-over of the interpreter lock.
+    """
+    calls: dict[str, list[int]] = {}
+    tool_calls: dict[tuple[str, str], int] = {}
+    revocations = 0
+    for index, one in enumerate(derived, first_index):
+        call, task = one.call, one.task
+        if call is not None:
+            sums = calls.setdefault(call.task_id, [0, 0, 0])
+            sums[0] = index
+            sums[1] += 1
+            sums[2] = max(sums[2], call.read_level)
+            key = (call.task_id, call.tool)
+            tool_calls[key] = tool_calls.get(key, 0) + 1
+        if task is not None:
+            connection.execute(
+                _INSERT_TASK,
+                (task.task_id, index, task.state, task.epoch, task.ended_at, task.expires_at, task.document),
+            )
+        if one.policy is not None:
+            connection.execute(_ADD_POLICY, (one.policy, index))
+        revocations += one.revokes
+    if calls:
+        connection.executemany(_ADD_CALLS, [(task_id, *sums) for task_id, sums in calls.items()])
+        connection.executemany(_ADD_TOOL_CALLS, [(*key, count) for key, count in tool_calls.items()])
+    if revocations:
+        connection.execute(_ADD_COUNT, (REVOCATION_EPOCH, revocations))
+
+
+def state_differences(stored: sqlite3.Connection, rebuilt: sqlite3.Connection) -> Iterator[tuple[str, int | None, str]]:
+    """Rows of the state tables that are not what the log says, as (table, index of an entry or None, what differs)."""
+    for table, key in STATE_TABLES.items():
+        query = f"SELECT * FROM {table} ORDER BY {key}"  # noqa: S608 - names come from the table above
+        width = key.count(",") + 1
+        yield from _differences(table, width, stored.execute(query), rebuilt.execute(query))
+
+
+def _differences(
+    table: str, width: int, stored: Iterable[tuple[object, ...]], rebuilt: Iterable[tuple[object, ...]]
+) -> Iterator[tuple[str, int | None, str]]:
+    """Compare two ordered streams; the first difference of a table is enough."""
+    right = iter(rebuilt)
+    for left in stored:
+        other = next(right, None)
+        if left != other:
+            name = "/".join(map(str, left[:width]))
+            yield table, _entry_of(table, width, left, other), f"`{table}` row of `{name}` is not what the entries say"
+            return
+    other = next(right, None)
+    if other is not None:
+        name = "/".join(map(str, other[:width]))
+        yield table, _entry_of(table, width, other, other), f"`{table}` lacks the row of `{name}`"
+
+
+def _entry_of(table: str, width: int, row: tuple[object, ...], rebuilt: tuple[object, ...] | None) -> int | None:
+    """The entry that the log says made the row. The stored row's own word is not taken for it."""
+    if table not in ("task", "session", "policy") or rebuilt is None or rebuilt[:width] != row[:width]:
+        return None
+    index = rebuilt[width]
+    return index if isinstance(index, int) else None
+
+
+def task_document(row: tuple[object, ...]) -> dict[str, Json] | None:
+    """The task as it stands, from (document, state, epoch, ended_at); None when it was never started."""
+    document, state, epoch, ended_at = row
+    if not isinstance(document, bytes):
+        return None
+    task: dict[str, Json] = orjson.loads(document)
+    task.update(state=str(state), epoch=int(str(epoch)), ended_at=str(ended_at) if ended_at is not None else None)
+    return task

@@ -1,0 +1,252 @@
+"""Reading the ledger: by index, by identifier, by filter, and the tree's hashes for proofs.
+
+Every read is short, so that no reader holds back the writer's housekeeping. One reader serves one thread at a time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+
+import orjson
+
+from authz_sidecar.clock import format_time
+from authz_sidecar.ledger.filters import QueryFilter, condition
+from authz_sidecar.ledger.projections import REVOCATION_EPOCH, task_document
+from authz_sidecar.ledger.tree import (
+    TILE_HEIGHT,
+    TILE_WIDTH,
+    CompactRange,
+    complete_subtrees,
+    consistency_proof,
+    inclusion_proof,
+    root_of,
+    split_point,
+)
+from authz_sidecar.strictjson import Json
+
+_PAGE = 256
+_ENTRY = """
+SELECT entry.idx, entry.leaf_hash, entry.body, payload.content
+FROM entry LEFT JOIN payload ON payload.idx = entry.payload
+"""
+_BY_INDEX = f"{_ENTRY} WHERE entry.idx = ?"
+_OF_DECISION = (
+    f"{_ENTRY} WHERE entry.idx IN (SELECT idx FROM record_index WHERE decision_id = ? AND type = ?) ORDER BY entry.idx"  # noqa: S608 - constant text
+)
+
+
+@dataclass(frozen=True)
+class StoredEntry:
+    """One entry as stored.
+
+    Attributes:
+        index: zero-based place in the tree.
+        leaf_hash: as stored; recompute it from `body` before relying on it.
+        body: exact canonical bytes of the leaf.
+        payload: canonical bytes that the leaf commits to; None when there is none or it was erased.
+    """
+
+    index: int
+    leaf_hash: bytes
+    body: bytes
+    payload: bytes | None
+
+    @cached_property
+    def record(self) -> Mapping[str, Json]:
+        """The body, parsed on first use."""
+        parsed: dict[str, Json] = orjson.loads(self.body)
+        return parsed
+
+    @cached_property
+    def payload_record(self) -> Mapping[str, Json] | None:
+        """The payload, parsed on first use."""
+        parsed: dict[str, Json] | None = None if self.payload is None else orjson.loads(self.payload)
+        return parsed
+
+
+class LedgerReads:
+    """Reads over one connection. `Ledger` and `LedgerReader` are both this, with different ways to open it."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._read = connection
+        row = connection.execute("SELECT origin, vkey FROM log").fetchone()
+        self.origin: str = row[0]
+        # The key that the file itself names. To verify, take the vkey from outside.
+        self.claimed_vkey: str = row[1]
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return int(self._read.execute("SELECT coalesce(max(idx) + 1, 0) FROM entry").fetchone()[0])
+
+    @property
+    def revocation_epoch(self) -> int:
+        """How many records ended or suspended a task so far. Only rises."""
+        row = self._read.execute("SELECT value FROM counter WHERE name = ?", (REVOCATION_EPOCH,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def entry(self, index: int) -> StoredEntry | None:
+        return self._one(_BY_INDEX, index)
+
+    def decision(self, decision_id: str) -> StoredEntry | None:
+        return self._one(_OF_DECISION, decision_id, "decision")
+
+    def outcomes(self, decision_id: str) -> list[StoredEntry]:
+        """Reports about a decision, oldest first."""
+        return [StoredEntry(*row) for row in self._read.execute(_OF_DECISION, (decision_id, "outcome"))]
+
+    def is_void(self, decision_id: str) -> bool:
+        """Whether a `grant_void` record says that the decision's token was never released."""
+        query = "SELECT 1 FROM record_index WHERE decision_id = ? AND type = 'grant_void' LIMIT 1"
+        return self._read.execute(query, (decision_id,)).fetchone() is not None
+
+    def jti_entry(self, jti: str) -> StoredEntry | None:
+        """The decision that granted a token."""
+        return self._indexed("SELECT idx FROM record_index WHERE jti = ? ORDER BY idx LIMIT 1", jti)
+
+    def find_request(self, agent: str, kind: str, request_id: str) -> StoredEntry | None:
+        """The first record of an idempotency key. `kind`: `start_task`, otherwise the record type."""
+        query = (
+            "SELECT idx FROM record_index WHERE request_id = ? AND agent = ? AND request_kind = ? ORDER BY idx LIMIT 1"
+        )
+        return self._indexed(query, request_id, agent, kind)
+
+    def load_task(self, task_id: str) -> dict[str, Json] | None:
+        """The task document as it stands after the newest record; None when it was never started."""
+        query = "SELECT document, state, epoch, ended_at FROM task WHERE task_id = ?"
+        row = self._read.execute(query, (task_id,)).fetchone()
+        return task_document(row) if row else None
+
+    def open_tasks(self, *, expiring_before: datetime | None = None) -> list[dict[str, Json]]:
+        """Tasks whose recorded state is active or suspended, the next to expire first."""
+        before = format_time(expiring_before) if expiring_before else "~"
+        query = (
+            "SELECT document, state, epoch, ended_at FROM task WHERE state IN ('active', 'suspended')"
+            " AND expires_at < ? ORDER BY expires_at"
+        )
+        documents = (task_document(row) for row in self._read.execute(query, (before,)))
+        return [document for document in documents if document is not None]
+
+    def load_session(self, task_id: str) -> dict[str, Json]:
+        """What was permitted in a task: `{"calls", "tool_calls": {tool: count}, "max_read"}`."""
+        row = self._read.execute("SELECT calls, max_read FROM session WHERE task_id = ?", (task_id,)).fetchone()
+        if row is None:
+            return {"calls": 0, "tool_calls": {}, "max_read": 0}
+        tools = self._read.execute("SELECT tool, calls FROM session_tool WHERE task_id = ?", (task_id,))
+        return {"calls": row[0], "tool_calls": dict(tools.fetchall()), "max_read": row[1]}
+
+    def known_policy(self, digest: str) -> bool:
+        """Whether a bundle with this digest was ever activated."""
+        return self._read.execute("SELECT 1 FROM policy WHERE sha256 = ?", (digest,)).fetchone() is not None
+
+    def policy_entry(self, digest: str) -> StoredEntry | None:
+        """The newest `bundle_activated` record of a digest; its payload holds the bundle's files."""
+        return self._indexed("SELECT idx FROM policy WHERE sha256 = ?", digest)
+
+    def latest_checkpoint(self) -> str:
+        """The newest signed note."""
+        return str(self._read.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1").fetchone()[0])
+
+    def checkpoint_at(self, size: int) -> str | None:
+        """The signed note of exactly this size, when one was made."""
+        row = self._read.execute("SELECT note FROM checkpoint WHERE size = ?", (size,)).fetchone()
+        return str(row[0]) if row else None
+
+    def query(self, wanted: QueryFilter) -> Iterator[StoredEntry]:
+        """Matching records, oldest first, fetched in pages.
+
+        A filter by task, decision or jti uses an index; any other scans the record index, about a second for some
+        millions of entries: give such a query its own reader in its own thread.
+        """
+        first = 0 if wanted.after_index is None else wanted.after_index + 1
+        if wanted.since is not None:
+            first = max(first, self.first_index_at(wanted.since))
+        end = self.size if wanted.until is None else self.first_index_at(wanted.until)
+        left = wanted.limit or end
+        where, parameters = condition(wanted)
+        page = f"SELECT idx FROM record_index WHERE idx >= ? AND idx < ? AND {where} ORDER BY idx LIMIT ?"  # noqa: S608 - names are constants
+        while first < end and left > 0:
+            found = self._read.execute(page, (first, end, *parameters, min(_PAGE, left))).fetchall()
+            for (index,) in found:
+                entry = self.entry(index)
+                if entry is not None:
+                    yield entry
+            if len(found) < min(_PAGE, left):
+                return
+            left -= len(found)
+            first = found[-1][0] + 1
+
+    def first_index_at(self, moment: datetime) -> int:
+        """The first index whose time is not before `moment`. Times never go back, so this is a binary search."""
+        text = format_time(moment)
+        low, high = 0, self.size
+        while low < high:
+            middle = (low + high) // 2
+            row = self._read.execute("SELECT time FROM record_index WHERE idx = ?", (middle,)).fetchone()
+            if row is not None and row[0] < text:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def range_hash(self, begin: int, end: int) -> bytes:
+        """MTH of the leaves `[begin, end)`: full tiles come from `node`, the rest from the leaf hashes.
+
+        `begin` must be a multiple of the largest power of two not above the width, as in every RFC 6962 proof.
+        """
+        width = end - begin
+        if width < TILE_WIDTH:
+            return root_of(self.leaf_hashes(begin, end))
+        if width & (width - 1):
+            middle = begin + split_point(width)
+            return root_of([self.range_hash(begin, middle), self.range_hash(middle, end)])
+        level = (width.bit_length() - 1) // TILE_HEIGHT
+        unit = TILE_WIDTH**level
+        return root_of(self.tile_roots(level, begin // unit, end // unit))
+
+    def leaf_hashes(self, begin: int, end: int) -> list[bytes]:
+        """Stored leaf hashes. Raises LookupError when any is missing."""
+        query = "SELECT leaf_hash FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx"
+        return _complete([row[0] for row in self._read.execute(query, (begin, end))], begin, end, "entries")
+
+    def tile_roots(self, level: int, begin: int, end: int) -> list[bytes]:
+        """Stored roots of full tiles; level 1 tiles are 256 leaves wide. Raises LookupError when any is missing."""
+        query = "SELECT hash FROM node WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx"
+        rows = self._read.execute(query, (level, begin, end))
+        return _complete([row[0] for row in rows], begin, end, f"tiles of level {level}")
+
+    def frontier(self, size: int) -> CompactRange:
+        """The tree of the first `size` entries, from stored hashes: compare its root with a signed one."""
+        return CompactRange(size, (self.range_hash(begin, end) for begin, end in complete_subtrees(size)))
+
+    def inclusion_proof(self, index: int, size: int) -> list[bytes]:
+        """RFC 6962 section 2.1.1, leaf side first. Raises ValueError when `index` is not below `size`."""
+        self._check_size(size)
+        return inclusion_proof(index, size, self.range_hash)
+
+    def consistency_proof(self, old_size: int, new_size: int) -> list[bytes]:
+        """RFC 6962 section 2.1.2. Raises ValueError when the sizes are not in order."""
+        self._check_size(new_size)
+        return consistency_proof(old_size, new_size, self.range_hash)
+
+    def _check_size(self, size: int) -> None:
+        if size > self.size:
+            raise ValueError(f"the log has {self.size} entries, not {size}")
+
+    def _indexed(self, query: str, *parameters: str) -> StoredEntry | None:
+        row = self._read.execute(query, parameters).fetchone()
+        return self.entry(row[0]) if row else None
+
+    def _one(self, query: str, *parameters: object) -> StoredEntry | None:
+        row = self._read.execute(query, parameters).fetchone()
+        return StoredEntry(*row) if row else None
+
+
+def _complete(hashes: list[bytes], begin: int, end: int, what: str) -> list[bytes]:
+    if len(hashes) != end - begin:
+        raise LookupError(f"{end - begin - len(hashes)} of the {what} {begin} to {end - 1} are missing")
+    return hashes
