@@ -1,0 +1,98 @@
+"""Knowing that the files being written are still the files that were opened.
+
+Writes to an unlinked or replaced file succeed for ever, in SQLite too: commits keep reporting success and are gone with
+the process. So the writer looks at the names after every batch. Only `stat` is used: opening and closing the database
+file in this process would drop the POSIX locks that SQLite holds.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from authz_sidecar.errors import OperatorError
+from authz_sidecar.ledger.schema import DATABASE, LOCK, WAL
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """Device and inode of the database and its write-ahead log, as they were when the writer opened them."""
+
+    directory: Path
+    database: tuple[int, int]
+    wal: tuple[int, int]
+
+    @classmethod
+    def of(cls, directory: Path) -> FileIdentity:
+        """Take it after the first commit, when both files exist. Raises OSError."""
+        return cls(directory, _identity(directory / DATABASE), _identity(directory / WAL))
+
+    def problem(self) -> str | None:
+        """What happened to the files; None while all is well. A few microseconds."""
+        for name, expected in ((DATABASE, self.database), (WAL, self.wal)):
+            try:
+                found = (self.directory / name).stat()
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    return f"`{name}` was deleted or renamed while the ledger was open"
+                return (
+                    f"`{name}` cannot be examined any more ({errno.errorcode.get(error.errno or 0, 'unknown error')})"
+                )
+            if (found.st_dev, found.st_ino) != expected or found.st_nlink == 0:
+                return f"`{name}` was replaced by another file while the ledger was open"
+        return None
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+class DirectoryLock:
+    """`LOCK`, held by flock for the life of the process, so that a ledger has one writer.
+
+    Its text says who holds it and that a ledger was once created here, so that a deleted database is told from a
+    directory that never had one.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Take the lock. Raises OperatorError when another process has it, OSError when the file cannot be made."""
+        self._path = directory / LOCK
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = self._text().get("pid", "unknown")
+            os.close(self._descriptor)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise OperatorError(
+                f"the ledger in `{directory}` is in use by process {holder}: stop it, or give this process its own"
+                " ledger directory"
+            ) from None
+
+    def created_origin(self) -> str | None:
+        """Origin of the ledger that was created here; None when none was."""
+        origin = self._text().get("origin")
+        return origin if isinstance(origin, str) else None
+
+    def mark(self, origin: str | None) -> None:
+        """Write down who holds the lock, and the ledger's origin once there is one."""
+        text = json.dumps({"pid": os.getpid(), "origin": origin}).encode() + b"\n"
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, text, 0)
+        os.fsync(self._descriptor)
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+    def _text(self) -> dict[str, object]:
+        try:
+            parsed = json.loads(os.pread(self._descriptor, 4096, 0) or b"{}")
+        except ValueError:
+            return {}
+        return parsed if isinstance(parsed, dict) else {}
