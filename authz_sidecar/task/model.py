@@ -45,6 +45,11 @@ TRANSITIONS: Mapping[tuple[TaskState, TaskEvent], TaskState] = MappingProxyType(
 )
 
 
+def is_final(state: TaskState) -> bool:
+    """Whether nothing can follow the state."""
+    return all(source is not state for source, _ in TRANSITIONS)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Initiator:
     """Who started the task. `verified` is False for a claim of the agent that nobody checked."""
@@ -71,7 +76,10 @@ class Scope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One task. `agent` is the SPIFFE ID of its owner; times are aware UTC."""
+    """One task. `agent` is the SPIFFE ID of its owner; times are aware UTC.
+
+    `epoch` counts from 1 and rises with every resumption: a token of an earlier epoch died with the suspension.
+    """
 
     id: str
     agent: str
@@ -94,19 +102,28 @@ class Task:
         return self.state
 
     def after(self, event: TaskEvent, now: datetime) -> Task:
-        """The task after `event`. Raises TaskNotActive when the state at `now` does not admit it."""
+        """The task after `event`.
+
+        An expiry takes effect at the deadline, however much later it is noticed: that is its `ended_at`. Every other
+        event takes effect at `now`.
+
+        Raises TaskNotActive when the state at `now` does not admit the event: the task has ended, its deadline has
+        passed (or, for an expiry, has not), or it is not suspended and should resume.
+        """
         state = self.state_at(now)
+        if event is TaskEvent.EXPIRE:
+            # The deadline has passed and the stored state still admits it: only the record of the expiry is missing.
+            if state is not TaskState.EXPIRED or self.state is TaskState.EXPIRED:
+                raise TaskNotActive(f"task `{self.id}` is {state.value}; it cannot {event.value}")
+            return replace(self, state=TaskState.EXPIRED, ended_at=self.expires_at)
         successor = TRANSITIONS.get((state, event))
-        if event is not TaskEvent.EXPIRE and successor is None:
-            raise TaskNotActive(f"task `{self.id}` is {state.value}; it cannot {event.value}")
         if successor is None:
-            successor = TaskState.EXPIRED
-        final = not any(source is successor for source, _ in TRANSITIONS)
+            raise TaskNotActive(f"task `{self.id}` is {state.value}; it cannot {event.value}")
         return replace(
             self,
             state=successor,
             epoch=self.epoch + (event is TaskEvent.RESUME),
-            ended_at=now if final else None,
+            ended_at=now if is_final(successor) else None,
         )
 
 
@@ -184,4 +201,16 @@ def task_from_json(doc: Mapping[str, Json]) -> Task:
         ended_at=parse_time(str(ended_at)) if ended_at is not None else None,
         parent_id=str(doc["parent_id"]) if doc["parent_id"] is not None else None,
         depth=int(str(doc["depth"])),
+    )
+
+
+def session_from_json(doc: Mapping[str, Json]) -> Session:
+    """A session from its projection: `{"calls", "tool_calls", "max_read"}`."""
+    tool_calls = doc["tool_calls"]
+    if not isinstance(tool_calls, dict):
+        raise TypeError("session document has the wrong shape")
+    return Session(
+        calls=int(str(doc["calls"])),
+        tool_calls={tool: int(str(count)) for tool, count in tool_calls.items()},
+        max_read=int(str(doc["max_read"])),
     )
