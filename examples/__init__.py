@@ -1,0 +1,1 @@
+"""Runnable examples; `examples/README.md` says how to read them."""

@@ -1,0 +1,1 @@
+"""An agent of pydantic-ai whose tool calls go through the sidecar."""
