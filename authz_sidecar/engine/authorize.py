@@ -1,0 +1,293 @@
+"""The decision cycle: the main job of this project. `docs/DECISION-CYCLE.md` has the same numbers.
+
+1. Identify the caller (done by the server, for every message).
+2. Bound and parse the request (`commands.py`).
+3. Recall: the same request id with the same content gives the same decision; with other content, an error.
+4. Load the facts, at one `now`.
+5. Evaluate the policies: permit, deny or approval required.
+6. Append the decision record, with the identifiers of the token about to be minted; wait until it is durable.
+7. Mint, on a permit only.
+8. Answer.
+
+Nothing is said before it is stored: no append, no permit. The signature of 7 is computed while the disk is still
+syncing 6, and nothing leaves before both are done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from time import perf_counter
+
+from authz_sidecar.engine import records
+from authz_sidecar.engine.commands import AuthorizeCommand
+from authz_sidecar.engine.core import Core
+from authz_sidecar.engine.facts import CallFacts, establish
+from authz_sidecar.engine.live import LiveTask
+from authz_sidecar.engine.recall import Recalled, decision_from_record
+from authz_sidecar.errors import DeadlineExceeded, GrantExpired, InvalidRequest, RequestIdReused, SidecarError
+from authz_sidecar.identity.subject import Subject
+from authz_sidecar.ledger.records import Record
+from authz_sidecar.ledger.store import Position
+from authz_sidecar.pdp.evaluate import Pdp
+from authz_sidecar.pdp.verdict import Deny, Permit, Verdict
+from authz_sidecar.strictjson import Json
+from authz_sidecar.task.model import TaskState
+from authz_sidecar.token.mint import MintedToken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorizeAnswer:
+    """Step 8. `token` is present exactly when the verdict is a permit."""
+
+    request_id: str
+    decision_id: str
+    verdict: Verdict
+    token: MintedToken | None
+    policy_digest: str
+    revocation_epoch: int
+    position: Position
+    resource: str | None
+    recalled: bool
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A decision whose record is on its way to the disk."""
+
+    content_sha256: str
+    body: Mapping[str, Json]
+    appended: asyncio.Future[Position]
+    void: bool = field(default=False)
+
+
+class Authorize:
+    """Decides about one tool call. One instance serves all calls of the process, on the event loop's thread."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._pending: dict[tuple[str, str], _Pending] = {}
+
+    async def __call__(self, subject: Subject, command: AuthorizeCommand) -> AuthorizeAnswer:
+        """Run steps 3 to 8.
+
+        Raises:
+            InvalidRequest: a JWT-SVID caller gave no key to bind the token to.
+            RequestIdReused, GrantExpired: see step 3.
+            BehindCaller: the caller knows of a newer policy or revocation.
+            NotReady, ClockBehind, LedgerUnavailable, Overloaded, DeadlineExceeded: no answer is possible now.
+        """
+        core = self._core
+        confirmation = _confirmation(subject, command)
+        now = core.moment()
+        core.require_current(min_policy_digest=command.min_policy_digest, at_least_epoch=command.at_least_epoch)
+
+        # 3. Recall
+        recalled = await self._recall(subject, command, now)
+        if recalled is not None:
+            return recalled
+
+        # 4. Load facts
+        started = perf_counter()
+        pdp = core.policy()
+        live = core.tasks.owned(command.task_id, str(subject.spiffe_id))
+        facts = establish(options=core.options, bundle=pdp.bundle, subject=subject, command=command, live=live, now=now)
+        core.metrics.observe_step("facts", started)
+
+        # 5. Evaluate
+        started = perf_counter()
+        verdict, evaluated, token = self._evaluate(pdp, facts, subject, confirmation, now)
+        core.metrics.observe_step("evaluate", started)
+
+        # 6. Append
+        started = perf_counter()
+        record = records.decision(
+            decision_id=core.new_id(),
+            now=now,
+            subject=subject,
+            command=command,
+            facts=facts,
+            environment=core.options.environment,
+            production=core.options.production,
+            pdp=pdp,
+            verdict=verdict,
+            token=token,
+            evaluated=evaluated,
+        )
+        if isinstance(verdict, Permit) and live is not None and facts.tool is not None:
+            live.session = live.session.after_permit(
+                tool=command.tool, permission=facts.tool.permission, level=facts.level
+            )
+        pending = self._append(subject, command, live, record)
+        core.metrics.observe_step("append", started)
+
+        # 7. Mint. The writer gets its turn first, so that the signature is computed while the disk syncs.
+        minted: MintedToken | None = None
+        if isinstance(verdict, Permit):
+            await asyncio.sleep(0)
+            started = perf_counter()
+            minted = core.minter.mint(record.body)
+            core.metrics.observe_step("mint", started)
+
+        # 8. Answer
+        started = perf_counter()
+        position = await self._durable(subject, command, pending, permitted=minted is not None)
+        core.metrics.observe_step("durable", started)
+        core.metrics.count_decision(records.OUTCOMES[type(verdict)], verdict.reason_code)
+        return AuthorizeAnswer(
+            request_id=command.request_id,
+            decision_id=str(record.body["id"]),
+            verdict=verdict,
+            token=minted,
+            policy_digest=pdp.digest,
+            revocation_epoch=core.ledger.revocation_epoch,
+            position=position,
+            resource=facts.resource.id if facts.resource else None,
+            recalled=False,
+        )
+
+    def _evaluate(
+        self, pdp: Pdp, facts: CallFacts, subject: Subject, confirmation: dict[str, Json], now: datetime
+    ) -> tuple[Verdict, Json, dict[str, Json] | None]:
+        """The verdict, the query as evaluated, and the token's fields on a permit."""
+        if facts.query is None:
+            return facts.missing, None, None
+        verdict = pdp.evaluate(facts.query)
+        evaluated = facts.query.to_json()
+        if not isinstance(verdict, Permit):
+            return verdict, evaluated, None
+        token = self._core.minter.plan(
+            now=now,
+            not_after=min(facts.deadline, subject.not_after),
+            audience=facts.audience,
+            cnf=confirmation,
+        )
+        if token is None:
+            return Deny(reason_code="lifetime_exhausted", determining=verdict.determining), evaluated, None
+        return verdict, evaluated, token
+
+    def _append(self, subject: Subject, command: AuthorizeCommand, live: LiveTask | None, record: Record) -> _Pending:
+        """Hand the record to the ledger and remember the request while it is not durable."""
+        key = (str(subject.spiffe_id), command.request_id)
+        try:
+            appended = self._core.ledger.append(record)
+        except SidecarError:
+            self._core.tasks.forget(command.task_id)
+            raise
+        pending = _Pending(command.content_sha256, record.body, appended)
+        self._pending[key] = pending
+        if live is not None:
+            live.pending += 1
+
+        def settled(future: asyncio.Future[Position]) -> None:
+            self._pending.pop(key, None)
+            if live is not None:
+                live.pending -= 1
+            if future.cancelled() or future.exception() is not None:
+                self._core.tasks.forget(command.task_id)
+
+        appended.add_done_callback(settled)
+        return pending
+
+    async def _durable(
+        self, subject: Subject, command: AuthorizeCommand, pending: _Pending, *, permitted: bool
+    ) -> Position:
+        """Step 6's wait. When it takes too long the caller gets an error, and a permit that lands later is voided."""
+        try:
+            return await self._core.wait_durable(pending.appended)
+        except DeadlineExceeded:
+            if permitted and not pending.void:
+                pending.void = True
+                decision_id = str(pending.body["id"])
+                pending.appended.add_done_callback(
+                    lambda future: self._void(future, subject, command.task_id, decision_id)
+                )
+            raise
+
+    def _void(self, appended: asyncio.Future[Position], subject: Subject, task_id: str, decision_id: str) -> None:
+        """The permit landed after its caller was told that there is no answer: say in the ledger that no token left."""
+        if appended.cancelled() or appended.exception() is not None:
+            return
+        core = self._core
+        record = records.grant_void(
+            record_id=core.new_id(),
+            now=core.record_time(),
+            subject=subject,
+            task_id=task_id,
+            decision_id=decision_id,
+            index=appended.result().index,
+            waited=core.options.append_deadline,
+        )
+        # A failure here poisons the ledger, which refuses everything after it; the future's error is not lost.
+        core.ledger.append(record).add_done_callback(lambda future: future.cancelled() or future.exception())
+
+    async def _recall(self, subject: Subject, command: AuthorizeCommand, now: datetime) -> AuthorizeAnswer | None:
+        """Step 3. None when the request id is new."""
+        agent = str(subject.spiffe_id)
+        pending = self._pending.get((agent, command.request_id))
+        if pending is not None:
+            _same_content(pending.content_sha256, command)
+            if pending.void:
+                raise GrantExpired("the decision was voided because its record came too late; use a new request id")
+            recalled = decision_from_record(pending.body)
+            position = await self._core.wait_durable(pending.appended)
+        else:
+            stored = self._core.ledger.find_request(agent, "decision", command.request_id)
+            if stored is None:
+                return None
+            recalled = decision_from_record(stored.record)
+            _same_content(recalled.content_sha256, command)
+            position = Position(self._core.ledger.origin, stored.index, stored.leaf_hash)
+        return AuthorizeAnswer(
+            request_id=command.request_id,
+            decision_id=recalled.decision_id,
+            verdict=recalled.verdict,
+            token=self._mint_again(recalled, subject, command, now) if recalled.token is not None else None,
+            policy_digest=recalled.policy_digest,
+            revocation_epoch=self._core.ledger.revocation_epoch,
+            position=position,
+            resource=recalled.resource,
+            recalled=True,
+        )
+
+    def _mint_again(
+        self, recalled: Recalled, subject: Subject, command: AuthorizeCommand, now: datetime
+    ) -> MintedToken:
+        """The recorded permit determines its token; it is signed again only while it would still be accepted."""
+        core = self._core
+        live = core.tasks.owned(command.task_id, str(subject.spiffe_id))
+        still = (
+            live is not None
+            and live.task.state_at(now) is TaskState.ACTIVE
+            and live.task.epoch == recalled.task_epoch
+            and recalled.token is not None
+            and recalled.token["cnf"] == _confirmation(subject, command)
+            and recalled.expires_at is not None
+            and now + timedelta(seconds=1) <= recalled.expires_at
+            and not core.ledger.is_void(recalled.decision_id)
+        )
+        if not still:
+            raise GrantExpired(
+                "the recorded permit is no longer valid (expired, task ended, voided, or the SVID was rotated);"
+                " use a new request id"
+            )
+        return core.minter.mint(recalled.body)
+
+
+def _confirmation(subject: Subject, command: AuthorizeCommand) -> dict[str, Json]:
+    """What the token is bound to (RFC 7800 `cnf`): a key that the agent names, otherwise its certificate."""
+    if command.proof_key_thumbprint is not None:
+        return {"jkt": command.proof_key_thumbprint}
+    if subject.x5t_s256 is None:
+        raise InvalidRequest.of(
+            "proof_key_thumbprint",
+            "required for callers that authenticate by JWT-SVID, which has no certificate to bind the token to",
+        )
+    return {"x5t#S256": subject.x5t_s256}
+
+
+def _same_content(content_sha256: str, command: AuthorizeCommand) -> None:
+    if content_sha256 != command.content_sha256:
+        raise RequestIdReused(f"request id `{command.request_id}` was used with other content; use a new one")

@@ -1,0 +1,109 @@
+"""What every use case stands on: one ledger, one active policy, one minter, one clock, and the live tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from authz_sidecar.engine.live import LiveTasks
+from authz_sidecar.errors import BehindCaller, ClockBehind, DeadlineExceeded
+from authz_sidecar.ledger.records import Record
+from authz_sidecar.ledger.store import Ledger, Position
+from authz_sidecar.pdp.evaluate import Pdp
+from authz_sidecar.telemetry.metrics import Metrics
+from authz_sidecar.token.mint import Minter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """Facts and limits that the operator sets.
+
+    Attributes:
+        environment: name of the environment this sidecar serves.
+        production: whether policies should treat it as production.
+        default_task_ttl, max_task_ttl: duration of a task when none is asked for, and at most.
+        append_deadline: how long a caller waits for its record to become durable.
+        clock_tolerance: how far the wall clock may be behind the newest ledger entry.
+        outcome_grace: how long after a token's expiry an outcome may still be reported without contradiction.
+    """
+
+    environment: str
+    production: bool
+    default_task_ttl: timedelta = timedelta(hours=1)
+    max_task_ttl: timedelta = timedelta(hours=24)
+    append_deadline: timedelta = timedelta(seconds=5)
+    clock_tolerance: timedelta = timedelta(seconds=2)
+
+
+class Core:
+    """Shared parts of the use cases. Built once by the composition root."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        policy: Callable[[], Pdp],
+        minter: Minter,
+        options: EngineOptions,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+        new_id: Callable[[], str],
+    ) -> None:
+        """
+        Args:
+            policy: returns the active policy decision point, or raises NotReady.
+            now: the wall clock, aware UTC.
+            new_id: a fresh, unguessable, URL-safe identifier.
+        """
+        self.ledger = ledger
+        self.policy = policy
+        self.minter = minter
+        self.options = options
+        self.metrics = metrics
+        self.new_id = new_id
+        self.tasks = LiveTasks(ledger)
+        self._now = now
+
+    def moment(self) -> datetime:
+        """The one `now` of a request: the wall clock, never behind the newest record.
+
+        Raises ClockBehind when the wall clock is behind the newest record by more than the tolerance: expiries computed
+        from it would be wrong, and an entry would claim to be older than one before it.
+        """
+        now = self._now()
+        newest = self.ledger.last_time
+        if newest is not None and newest - now > self.options.clock_tolerance:
+            raise ClockBehind(
+                f"the clock is {(newest - now).total_seconds():.0f} s behind the newest ledger entry; correct the clock"
+            )
+        return now if newest is None else max(now, newest)
+
+    def record_time(self) -> datetime:
+        """The time of a record that must be written whatever the clock says."""
+        now = self._now()
+        return max(now, self.ledger.last_time or now)
+
+    def require_current(self, *, min_policy_digest: str | None, at_least_epoch: int) -> None:
+        """Refuse to answer a caller that knows of a newer policy or revocation. Raises BehindCaller."""
+        if min_policy_digest and not self.ledger.known_policy(min_policy_digest):
+            raise BehindCaller(
+                f"this sidecar never activated policy `{min_policy_digest}`; wait for the rollout and ask again"
+            )
+        if self.ledger.revocation_epoch < at_least_epoch:
+            raise BehindCaller(
+                f"this sidecar is at revocation epoch {self.ledger.revocation_epoch}, the caller knows {at_least_epoch}"
+            )
+
+    async def store(self, record: Record) -> Position:
+        """Append and wait until the record is durable. Raises LedgerUnavailable, Overloaded or DeadlineExceeded."""
+        return await self.wait_durable(self.ledger.append(record))
+
+    async def wait_durable(self, appended: asyncio.Future[Position]) -> Position:
+        """Wait for an append, at most the operator's deadline. The append itself goes on when the wait ends early."""
+        timeout = self.options.append_deadline.total_seconds()
+        done, _ = await asyncio.wait((appended,), timeout=timeout)
+        if not done:
+            raise DeadlineExceeded(f"the record was not durable within {timeout:g} s; nothing was granted")
+        return appended.result()
