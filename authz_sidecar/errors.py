@@ -154,3 +154,9 @@ class IntegrityFailure(SidecarError):
     """Evidence contradicts itself: an altered entry, a fork, a rollback. Never ordinary, never retried."""
 
     reason = "INTEGRITY_FAILURE"
+
+
+class Unimplemented(SidecarError):
+    """The RPC is part of the contract and not built yet."""
+
+    reason = "UNIMPLEMENTED"
