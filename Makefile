@@ -94,7 +94,7 @@ conformance: venv ## run published vectors and the property tests
 lint: venv ## ruff, mypy, import layers, buf, hadolint, shipped manifests, committed text
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check . || { $(BIN)/ruff format --check .; exit 1; }
-	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/mypy --no-error-summary authz_sidecar deploy examples
 	@$(BIN)/lint-imports --no-logo >.import-linter.log 2>&1 || { cat .import-linter.log; exit 1; }
 	@$(BIN)/buf lint proto
 	@$(BIN)/hadolint Dockerfile
