@@ -11,7 +11,7 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from authz_sidecar.identity import base64url
+from authz_sidecar import verifier
 
 _MAX_CERTIFICATES = 256
 _LABEL = re.compile(rb"-----BEGIN ([^\r\n]*?)-----")
@@ -76,8 +76,8 @@ def sha256_hex(certificate: x509.Certificate) -> str:
 
 
 def x5t_s256(certificate: x509.Certificate) -> str:
-    """Thumbprint of RFC 8705 section 3.1: base64url SHA-256 of the DER."""
-    return base64url.encode(hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest())
+    """Thumbprint of RFC 8705 section 3.1, as the verifier of our tokens computes it."""
+    return verifier.x5t_s256(certificate.public_bytes(Encoding.DER))
 
 
 def _read_through(certificate: x509.Certificate) -> x509.Certificate:
