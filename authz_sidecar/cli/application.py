@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from authz_sidecar.cli import config, healthcheck, init, serve, token, version
+from authz_sidecar.cli import audit, audit_verify, config, healthcheck, init, serve, token, version
 from authz_sidecar.cli.exit_code import ExitCode
 from authz_sidecar.cli.failure import explain, report
 
@@ -88,6 +88,8 @@ app.command("serve")(serve.serve)
 app.command("healthcheck")(healthcheck.healthcheck)
 app.add_typer(config.app, name="config")
 app.add_typer(token.app, name="token")
+audit.app.command("verify")(audit_verify.verify)
+app.add_typer(audit.app, name="audit")
 app.command("version")(version.show)
 
 

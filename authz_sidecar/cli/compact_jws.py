@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from authz_sidecar.cli.exit_code import ExitCode
 from authz_sidecar.cli.failure import CommandFailed
-from authz_sidecar.identity import base64url
 from authz_sidecar.strictjson import Json, MalformedJson, parse_object
+from authz_sidecar.verifier import base64url
 
 _MAX_TOKEN_BYTES = 16 * 1024
 
@@ -35,7 +35,7 @@ def _object(name: str, part: str) -> dict[str, Json]:
 def _decoded(name: str, part: str) -> bytes:
     try:
         return base64url.decode(part)
-    except base64url.MalformedBase64Url as error:
+    except ValueError as error:
         raise _malformed(f"{name}: {error}") from None
 
 

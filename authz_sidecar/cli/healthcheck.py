@@ -28,7 +28,7 @@ def healthcheck(
     host, port = _address_of_url(url) if url is not None else _address_of_config(config)
     status, said = ask_ready(host, port, timeout)
     if status != 200:
-        reason = said or "no reason given"
+        reason = _reasons(said) or "no reason given"
         message = f"the sidecar at {host}:{port} is not ready (HTTP {status}): {reason}; its log says more"
         raise CommandFailed(message, ExitCode.CHECK_FAILED)
     screen = Screen(output)
@@ -53,6 +53,17 @@ def ask_ready(host: str, port: int, timeout: float) -> tuple[int, str]:
         raise Unreachable(f"no sidecar answers at {host}:{port} ({reason}); {remedy}") from None
     finally:
         connection.close()
+
+
+def _reasons(body: str) -> str:
+    """The reasons in a `/readyz` answer; the body itself when it is not in that form."""
+    import json
+
+    try:
+        document = json.loads(body)
+        return "; ".join(map(str, document["reasons"]))
+    except (ValueError, TypeError, KeyError):
+        return body
 
 
 def reachable(host: str) -> str:

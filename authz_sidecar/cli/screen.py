@@ -61,6 +61,15 @@ class Screen:
         for name, value in shown:
             self._write([(name.ljust(width), "dim"), (f"  {value}", "")])
 
+    def row(self, cells: Sequence[Cell], widths: Sequence[int]) -> None:
+        """One row of a table that has no end, its cells padded to fixed widths; visible at once."""
+        parts: list[tuple[str, str]] = []
+        for (text, style), width in zip(map(_shown, cells), widths, strict=True):
+            parts += [(text, style), (" " * (max(width - len(text), 0) + 2), "")]
+        while parts and not parts[-1][0].strip():
+            parts.pop()
+        self._write(parts)
+
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
         """A table. A cell is a text, or a text with a style."""
         shown = [[_shown(cell) for cell in row] for row in rows]
