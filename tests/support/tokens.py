@@ -10,10 +10,21 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
+import pytest
+
 from authz_sidecar.clock import format_time
 from authz_sidecar.token.keys import KeyRing, SigningKey
 from authz_sidecar.token.mint import Minter
-from authz_sidecar.verifier import JwkSet, Presenter, TokenVerifier, VerifiedToken, arguments_sha256, base64url
+from authz_sidecar.verifier import (
+    JwkSet,
+    Presenter,
+    Reason,
+    TokenRejected,
+    TokenVerifier,
+    VerifiedToken,
+    arguments_sha256,
+    base64url,
+)
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 ISSUER = "https://authz.example.org"
@@ -139,3 +150,11 @@ def verify(token: Any, subject: TokenVerifier | None = None, **changes: Any) -> 
         **changes,
     }
     return (subject or verifier()).verify(token, **call)
+
+
+def refuse(reason: Reason, token: Any, **call: Any) -> TokenRejected:
+    """Verify, and insist on this one reason."""
+    with pytest.raises(TokenRejected) as caught:
+        verify(token, **call)
+    assert caught.value.reason is reason, str(caught.value)
+    return caught.value
