@@ -20,11 +20,12 @@ LABEL org.opencontainers.image.title="authz-sidecar" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/authz-sidecar /opt/authz-sidecar
 # Nothing is written outside the mounted volumes: the root file system can be read-only.
-ENV PATH=/opt/authz-sidecar/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ENV PATH=/opt/authz-sidecar/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    AUTHZ_SIDECAR_CONFIG=/etc/authz-sidecar/config.yaml
 # Numeric, so that the platform can check that it is not root.
 USER 65532:65532
 WORKDIR /
 EXPOSE 9180
 HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 CMD ["authz-sidecar", "healthcheck"]
 ENTRYPOINT ["authz-sidecar"]
-CMD ["serve", "--config", "/etc/authz-sidecar/config.yaml"]
+CMD ["serve"]
