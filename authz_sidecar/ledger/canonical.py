@@ -8,6 +8,8 @@ of numbers and the order of names, so the profile is checked before anything is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import orjson
 
 from authz_sidecar.strictjson import MAX_INTEGER, Json
@@ -15,6 +17,9 @@ from authz_sidecar.strictjson import MAX_INTEGER, Json
 MAX_DEPTH = 64
 
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER | orjson.OPT_PASSTHROUGH_SUBCLASS
+
+_KINDS = frozenset({dict, list, str, int, bool, type(None)})
+_NAME_KINDS = frozenset({str})
 
 
 class NotCanonical(ValueError):
@@ -32,9 +37,10 @@ def canonical(value: Json) -> bytes:
     because two serialisers need not agree on them. The size is not checked here.
 
     Raises:
-        NotCanonical: the value is outside the profile, or nested deeper than 64.
+        NotCanonical: the value is outside the profile, or has more than 64 objects and arrays inside each other.
     """
-    if not _in_profile(value):
+    names: list[str] = []
+    if not _in_profile((value,), names, 0) or not set(map(type, names)) <= _NAME_KINDS or not "".join(names).isascii():
         raise _first_problem(value)
     try:
         return orjson.dumps(value, option=_OPTIONS)
@@ -43,28 +49,24 @@ def canonical(value: Json) -> bytes:
         raise _first_problem(value) from None
 
 
-def _in_profile(value: Json) -> bool:
-    """One pass, level by level, without recursion and without tracking where it is: this is on the hot path."""
-    level: list[Json] = [value]
-    for _ in range(MAX_DEPTH + 1):
-        below: list[Json] = []
-        for item in level:
-            kind = type(item)
-            if kind is str or kind is int or item is None or kind is bool:
-                continue
-            if kind is dict:
-                for name in item:  # type: ignore[union-attr]
-                    if type(name) is not str or not name.isascii():
-                        return False
-                below.extend(item.values())  # type: ignore[union-attr]
-            elif kind is list:
-                below.extend(item)  # type: ignore[arg-type]
-            else:
+def _in_profile(values: Iterable[Json], names: list[str], depth: int) -> bool:
+    """Check the values and collect the member names: no paths, because this is on the hot path of every decision."""
+    if depth > MAX_DEPTH:
+        return False
+    for item in values:
+        kind = type(item)
+        if kind is str or kind is int or item is None or kind is bool:
+            continue
+        if kind is dict:
+            names += item  # type: ignore[arg-type]
+            if not _in_profile(item.values(), names, depth + 1):  # type: ignore[union-attr]
                 return False
-        if not below:
-            return True
-        level = below
-    return False
+        elif kind is list:
+            if not _in_profile(item, names, depth + 1):  # type: ignore[arg-type]
+                return False
+        else:
+            return False
+    return True
 
 
 def _first_problem(value: Json) -> NotCanonical:
@@ -84,11 +86,11 @@ def _first_problem(value: Json) -> NotCanonical:
 
 def _problem(item: Json, depth: int) -> str | None:  # noqa: PLR0911 - one line per rule of the profile
     kind = type(item)
-    if depth > MAX_DEPTH:
+    if depth >= MAX_DEPTH and kind in (dict, list):
         return f"nested deeper than {MAX_DEPTH}"
     if isinstance(item, float):
         return "a floating-point number; send decimals as strings"
-    if kind not in (dict, list, str, int, bool, type(None)):
+    if kind not in _KINDS:
         return f"a value of type `{kind.__name__}`; expected an object, array, string, integer, boolean or null"
     if kind is int and abs(item) > MAX_INTEGER:  # type: ignore[arg-type]
         return "an integer beyond 2^53-1; send it as a string"

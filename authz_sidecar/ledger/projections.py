@@ -14,7 +14,6 @@ from types import MappingProxyType
 import orjson
 
 from authz_sidecar.ledger.canonical import canonical
-from authz_sidecar.ledger.records import member
 from authz_sidecar.strictjson import Json
 
 SCHEMA = """
@@ -55,6 +54,8 @@ _TASK_CHANGES = frozenset(
     {"task_started", "task_completed", "task_suspended", "task_resumed", "task_cancelled", "task_expired"}
 )
 _REVOKING = frozenset({"task_completed", "task_cancelled", "task_suspended", "task_expired"})
+
+_NOTHING: Mapping[str, Json] = MappingProxyType({})
 
 IndexRow = tuple[str | None, ...]
 
@@ -103,58 +104,64 @@ def derive(record: Mapping[str, Json]) -> Derived:
         row=_index_row(kind, record),
         task=_task_row(kind, record) if kind in _TASK_CHANGES else None,
         call=_call(record) if kind == "decision" and record["outcome"] == "permit" else None,
-        policy=_text(record, "policy", "sha256") if kind == "bundle_activated" else None,
+        policy=_text(_part(record, "policy").get("sha256")) if kind == "bundle_activated" else None,
         revokes=kind in _REVOKING,
     )
 
 
 def _index_row(kind: str, record: Mapping[str, Json]) -> IndexRow:
-    request_id = _text(record, "request", "id")
-    server, name = member(record, "tool", "server"), member(record, "tool", "name")
+    tool, request = _part(record, "tool"), _part(record, "request")
+    decision_id = record.get("id") if kind == "decision" else _part(record, "decision").get("id")
+    request_id = _text(request.get("id"))
     return (
         kind,
-        _text(record, "time"),
-        _text(record, "actor", "spiffe_id"),
-        _text(record, "task", "id"),
-        _text(record, "id") if kind == "decision" else _text(record, "decision", "id"),
-        f"{server}/{name}" if server is not None else None,
-        _text(record, "resource", "id"),
-        _text(record, "outcome"),
-        _text(record, "reason_code"),
-        _text(record, "token", "jti"),
+        _text(record.get("time")),
+        _text(_part(record, "actor").get("spiffe_id")),
+        _text(_part(record, "task").get("id")),
+        _text(decision_id),
+        f"{tool['server']}/{tool.get('name')}" if "server" in tool else None,
+        _text(_part(record, "resource").get("id")),
+        _text(record.get("outcome")),
+        _text(record.get("reason_code")),
+        _text(_part(record, "token").get("jti")),
         _REQUEST_KINDS.get(kind, kind) if request_id is not None else None,
         request_id,
     )
 
 
 def _task_row(kind: str, record: Mapping[str, Json]) -> TaskRow:
-    started = kind == "task_started"
+    started, task = kind == "task_started", _part(record, "task")
     return TaskRow(
-        task_id=str(member(record, "task", "id")),
-        state=str(member(record, "task", "state")),
-        epoch=_number(record, "task", "epoch"),
-        ended_at=_text(record, "task", "ended_at"),
-        expires_at=_text(record, "task", "expires_at") if started else None,
+        task_id=str(task.get("id")),
+        state=str(task.get("state")),
+        epoch=_number(task.get("epoch")),
+        ended_at=_text(task.get("ended_at")),
+        expires_at=_text(task.get("expires_at")) if started else None,
         document=canonical(record["task"]) if started else None,
     )
 
 
 def _call(record: Mapping[str, Json]) -> Call:
-    reads = member(record, "tool", "permission") == "read"
+    tool = _part(record, "tool")
+    level = _part(record, "resource").get("level")
     return Call(
-        task_id=str(member(record, "task", "id")),
-        tool=f"{member(record, 'tool', 'server')}/{member(record, 'tool', 'name')}",
-        read_level=_number(record, "resource", "level") if reads else 0,
+        task_id=str(_part(record, "task").get("id")),
+        tool=f"{tool.get('server')}/{tool.get('name')}",
+        read_level=_number(level) if tool.get("permission") == "read" else 0,
     )
 
 
-def _text(record: Mapping[str, Json], *path: str) -> str | None:
-    value = member(record, *path)
+def _part(record: Mapping[str, Json], name: str) -> Mapping[str, Json]:
+    """A member that is an object; an empty one stands for a member that is missing or null."""
+    value = record.get(name)
+    return value if isinstance(value, dict) else _NOTHING
+
+
+def _text(value: Json) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _number(record: Mapping[str, Json], *path: str) -> int:
-    value = member(record, *path)
+def _number(value: Json) -> int:
     return value if isinstance(value, int) else 0
 
 

@@ -94,7 +94,9 @@ def check_record(record: Record) -> None:
     if "payload" in body:
         raise MalformedRecord("`payload`: the store adds this member; pass the payload beside the body")
     for path in required:
-        if member(body, *path.split(".")) is None:
+        group, _, name = path.partition(".")
+        part = body.get(group)
+        if part is None or (name and (not isinstance(part, dict) or part.get(name) is None)):
             raise MalformedRecord(f"`{path}`: a `{record.type}` record needs it")
     if record.type == "decision":
         _check_decision(body)

@@ -26,6 +26,8 @@ from authz_sidecar.ledger.prepare import PreparedEntry
 from authz_sidecar.ledger.tree import CompactRange
 
 _IDLE_S = 1.0
+# Nothing queued for so long is a pause in which housekeeping disturbs nobody.
+_PAUSE_S = 0.1
 _PAGE_BYTES = 4096
 # Pages that even the smallest batch rewrites, and index bytes for each record: estimates that only pace housekeeping.
 _PAGES_PER_BATCH = 8
@@ -171,15 +173,17 @@ class Writer:
             self._check_files()
         if self._sign_due() <= 0:
             self._sign()
-        self._tidy(idle=self._queue.empty())
+        if self._wal_bytes >= (self._options.wal_idle_bytes if item is None else self._options.wal_busy_bytes):
+            self._checkpoint_wal("PASSIVE")
         return True
 
     def _next(self) -> _Queued | _Sign | _Stop | None:
         if self._held is not None:
             item, self._held = self._held, None
             return item
+        pause = _PAUSE_S if self._wal_bytes >= self._options.wal_idle_bytes else _IDLE_S
         try:
-            return self._queue.get(timeout=min(_IDLE_S, self._sign_due()))
+            return self._queue.get(timeout=min(pause, self._sign_due()))
         except Empty:
             return None
 
@@ -266,15 +270,11 @@ class Writer:
         if problem is not None:
             raise _FilesChanged(problem)
 
-    def _tidy(self, *, idle: bool) -> None:
-        """Move the write-ahead log into the database, in a pause if there is one: the callers of a batch never wait for
-        it, only those of the next one.
-        """
-        if self._wal_bytes >= (self._options.wal_idle_bytes if idle else self._options.wal_busy_bytes):
-            self._checkpoint_wal("PASSIVE")
-
     def _checkpoint_wal(self, mode: str) -> None:
-        """A reader or a full disk may leave some of the log where it is; it is tried again when the log has grown."""
+        """Move the write-ahead log into the database: some ten milliseconds in which no commit can run.
+
+        A reader or a full disk may leave some of it where it is; it is tried again when the log has grown.
+        """
         self._wal_bytes = 0
         try:
             self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
