@@ -137,7 +137,7 @@ class Sidecar:
         _log.info(
             "serving",
             listeners=[listener.address for listener in listeners],
-            http=str(config.http.address),
+            http_port=self._http_port,
             policy=self._active().digest,
             ledger_size=self._ledger.size,
         )
@@ -228,6 +228,7 @@ class Sidecar:
         )
         http = HttpServer(app, config.http.address)
         await http.start()
+        self._http_port = http.port
         stack.push_async_callback(http.stop)
 
     async def _serve_grpc(self, stack: AsyncExitStack, core: Core, keyring: KeyRing, listeners: list[Listener]) -> None:

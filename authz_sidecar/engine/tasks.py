@@ -71,6 +71,7 @@ class StartTask:
                 manifest=pdp.bundle.agents.get(agent),
                 identity_method=subject.method,
                 task=task,
+                ceiling_level=pdp.bundle.data.level(task.scope.ceiling),
                 environment=core.options.environment,
                 production=core.options.production,
                 ttl=ttl,

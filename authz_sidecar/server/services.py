@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from authz_sidecar.audit.query import QueryFilter
 from authz_sidecar.audit.timeline import timeline
 from authz_sidecar.engine.authorize import Authorize
 from authz_sidecar.engine.commands import CommandLimits, task_reference
@@ -17,6 +16,7 @@ from authz_sidecar.engine.outcome import ReportOutcome
 from authz_sidecar.engine.tasks import CompleteTask, GetTask, StartTask
 from authz_sidecar.errors import InvalidRequest, RecordNotFound
 from authz_sidecar.identity.subject import Subject
+from authz_sidecar.ledger.filters import QueryFilter
 from authz_sidecar.server import convert
 from authz_sidecar.server.access import Role, Roles
 from authz_sidecar.server.rpc import ServerStreamHandler, UnaryHandler
@@ -221,12 +221,12 @@ def _filter(request: ledger_pb2.QueryRecordsRequest, after: int | None, size: in
     time = request.time
     return QueryFilter(
         types=tuple(request.types),
-        agent=request.agent or None,
-        task_id=request.task_id or None,
-        tool=request.tool or None,
-        resource=request.resource or None,
-        outcome=convert.OUTCOME_NAMES.get(request.outcome),
-        jti=request.jti or None,
+        agent=request.agent,
+        task_id=request.task_id,
+        tool=request.tool,
+        resource=request.resource,
+        outcome=convert.OUTCOME_NAMES.get(request.outcome, ""),
+        jti=request.jti,
         since=convert.from_timestamp(time.start) if time.HasField("start") else None,
         until=convert.from_timestamp(time.end) if time.HasField("end") else None,
         after_index=after,
