@@ -126,6 +126,9 @@ def _annotation(setting: Setting, model: type[BaseModel]) -> Any:
 def _read(setting: Setting, annotation: Any) -> Json:
     kinds = _kinds(annotation)
     text = setting.text.strip()
+    # Python carries bytes of the environment that are not UTF-8 as lone surrogates.
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise _refused(setting, "not UTF-8 text")
     if NoneType in kinds and not text:
         return None
     if bool in kinds:

@@ -233,6 +233,11 @@ CASES = (
         ),
     ),
     Case(
+        name="bytes that are no text",
+        environment={"AUTHZ_SIDECAR_POLICY__DIRECTORY": "/etc/\udcff"},
+        want=("environment AUTHZ_SIDECAR_POLICY__DIRECTORY: not UTF-8 text",),
+    ),
+    Case(
         name="a flag without value",
         flags=("log.level",),
         want=("--set log.level: expected `key.key=value`",),
