@@ -25,18 +25,20 @@ from authz_sidecar.verifier.verifier import find_key
 # `nbf` lies this much before `iat`, for tool servers whose clock is behind. SPIRE leaves 10 s; verifiers add leeway.
 _NOT_BEFORE_CUSHION_SECONDS = 5
 _SHORTEST_LIFE = timedelta(seconds=1)
+# `exp` has no fractions, so up to a second of a ttl is lost to rounding down.
+_SHORTEST_TTL = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLimits:
-    """`ttl`: life of a token, 1 to 300 s, before the caps of `Minter.plan`. Raises OperatorError out of that range."""
+    """`ttl`: life of a token, 2 to 300 s, before the caps of `Minter.plan`. Raises OperatorError out of that range."""
 
     ttl: timedelta = timedelta(seconds=120)
 
     def __post_init__(self) -> None:
-        if not _SHORTEST_LIFE <= self.ttl <= timedelta(seconds=MAX_LIFETIME_SECONDS):
+        if not _SHORTEST_TTL <= self.ttl <= timedelta(seconds=MAX_LIFETIME_SECONDS):
             raise OperatorError(
-                f"token ttl: expected 1 to {MAX_LIFETIME_SECONDS} seconds, got {self.ttl.total_seconds():g}"
+                f"token ttl: expected 2 to {MAX_LIFETIME_SECONDS} seconds, got {self.ttl.total_seconds():g}"
             )
 
 

@@ -38,8 +38,8 @@ OTHER_SHA256 = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
 KEY = SigningKey.generate()
 
 
-def permit_record(token: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
-    """A permit as the engine records it; `changes` replace whole members."""
+def permit_record(token: Mapping[str, Any]) -> dict[str, Any]:
+    """A permit as the engine records it."""
     return {
         "v": 1,
         "type": "decision",
@@ -73,7 +73,6 @@ def permit_record(token: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
         "outcome": "permit",
         "reason_code": "permitted",
         "token": dict(token),
-        **changes,
     }
 
 
@@ -98,7 +97,7 @@ class Issuer:
             now=now, not_after=now + timedelta(hours=1), audience=AUDIENCE, cnf=cnf or {"x5t#S256": X5T}
         )
         assert planned is not None
-        return permit_record(planned, **changes)
+        return permit_record(planned) | changes
 
     def token(self, **changes: Any) -> str:
         return self.minter.mint(self.record(**changes)).value
