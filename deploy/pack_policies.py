@@ -9,6 +9,7 @@ Usage: pack_policies.py [--check] POLICIES OUTPUT_DIRECTORY
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import sys
@@ -55,6 +56,10 @@ def keys_of(files: Mapping[str, str]) -> dict[str, str]:
     return keys
 
 
+def _digest(files: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
 def manifests(files: Mapping[str, str]) -> dict[str, str]:
     """File name -> content of the two manifests. JSON is YAML, and needs no writer of its own. Raises NotPackable."""
     keys = keys_of(files)
@@ -70,7 +75,11 @@ def manifests(files: Mapping[str, str]) -> dict[str, str]:
         "kind": "StatefulSet",
         "metadata": {"name": "agent"},
         "spec": {
-            "template": {"spec": {"volumes": [{"name": "policies", "configMap": {"name": _NAME, "items": items}}]}}
+            "template": {
+                # A running sidecar keeps its policies; a changed annotation rolls the pods.
+                "metadata": {"annotations": {f"{_NAME}-sha256": _digest(files)}},
+                "spec": {"volumes": [{"name": "policies", "configMap": {"name": _NAME, "items": items}}]},
+            }
         },
     }
     note = "# Written by deploy/pack_policies.py from policies/; change those files and run `make deploy`.\n"

@@ -18,24 +18,18 @@ from authz_sidecar.documents import KeyPath
 
 def unusable_paths(config: Tree) -> Iterator[Finding]:
     """Where, what is wrong with the path, and the remedy."""
-    may_make_keys = config.profile == "dev"
     if config.identity.svid is not None:
         yield from _check(("identity", "svid", "certificate"), config.identity.svid.certificate, _readable_file)
         yield from _check(("identity", "svid", "private_key"), config.identity.svid.private_key, _private_file)
     for domain, path in config.identity.bundles.items():
         yield from _check(("identity", "bundles", str(domain)), path, _readable_file)
-    if config.identity.dev_authority is not None:
-        yield from _check(("identity", "dev_authority"), config.identity.dev_authority, _writable_directory)
     for index, listener in enumerate(config.listeners):
         if isinstance(listener.address, UnixAddress):
             yield from _check(("listeners", index, "address"), listener.address.path, _socket)
     yield from _check(("policy", "directory"), config.policy.directory, _readable_directory)
     yield from _check(("ledger", "directory"), config.ledger.directory, _writable_directory)
-    for key, path in (
-        (("ledger", "checkpoint_key"), config.ledger.checkpoint_key),
-        (("token", "signing_key"), config.token.signing_key),
-    ):
-        yield from _check(key, path, _makeable_private_file if may_make_keys else _private_file)
+    yield from _check(("ledger", "checkpoint_key"), config.ledger.checkpoint_key, _private_file)
+    yield from _check(("token", "signing_key"), config.token.signing_key, _private_file)
     if config.token.published_keys is not None:
         yield from _check(("token", "published_keys"), config.token.published_keys, _readable_directory)
 
@@ -68,10 +62,6 @@ def _private_file(path: Path) -> str | None:
     if mode & 0o077:
         return f"a private key that others can read (mode {mode:04o}); chmod 600"
     return None
-
-
-def _makeable_private_file(path: Path) -> str | None:
-    return _private_file(path) if path.exists() else _writable_directory(path.parent)
 
 
 def _readable_directory(path: Path) -> str | None:

@@ -25,24 +25,12 @@ def _profile(config: Tree) -> Iterator[Finding]:
             ("environment", "production"),
             "the `dev` profile must not touch production; set `profile: production` or `production: false`",
         )
-    if config.profile == "production" and config.identity.dev_authority is not None:
-        yield (
-            ("identity", "dev_authority"),
-            "a development authority needs `profile: dev`; here, set `identity.svid` and `identity.bundles`",
-        )
 
 
 def _identity(config: Tree) -> Iterator[Finding]:
-    identity = config.identity
-    if identity.dev_authority is not None:
-        for name, given in (("svid", identity.svid is not None), ("bundles", bool(identity.bundles))):
-            if given:
-                yield ("identity", name), "the development authority issues these; keep one of the two"
-        return
-    if identity.svid is None:
-        remedy = " or `identity.dev_authority`" if config.profile == "dev" else ""
-        yield ("identity", "svid"), f"required, but missing; set it{remedy}"
-    elif config.trust_domain not in identity.bundles:
+    if config.identity.svid is None:
+        yield ("identity", "svid"), "required, but missing"
+    if config.trust_domain not in config.identity.bundles:
         yield ("identity", "bundles"), f"no bundle of the sidecar's own trust domain `{config.trust_domain}`"
 
 

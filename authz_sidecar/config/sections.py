@@ -45,12 +45,9 @@ class SvidFiles(DocumentModel):
 class IdentitySection(DocumentModel):
     """Who the sidecar is and whom it believes."""
 
-    svid: SvidFiles | None = Field(default=None, description="the sidecar's own X.509-SVID")
+    svid: SvidFiles | None = Field(default=None, description="the sidecar's own X.509-SVID; required")
     bundles: Mapping[Domain, Path] = Field(
         default_factory=dict, description="trust domain -> trust bundle (SPIFFE JSON or PEM); its own is required"
-    )
-    dev_authority: Path | None = Field(
-        default=None, description="directory of a development authority; made at first start; refused in production"
     )
     refresh: Annotated[Duration, within("1s", "1h")] = Field(
         default=timedelta(seconds=10), description="how often the files are looked at for changes"
@@ -89,9 +86,6 @@ class PolicySection(DocumentModel):
     """The policy bundle."""
 
     directory: Path = Field(description="the bundle's directory")
-    refresh: Annotated[Duration, within("1s", "1h")] = Field(
-        default=timedelta(seconds=5), description="how often the directory is looked at for changes"
-    )
 
 
 class LedgerSection(DocumentModel):
@@ -114,10 +108,10 @@ class TokenSection(DocumentModel):
     published_keys: Path | None = Field(
         default=None, description="directory of further public keys for the JWKS: the previous and the next one"
     )
-    ttl: Annotated[Duration, within("1s", "300s")] = Field(
+    ttl: Annotated[Duration, within("2s", "300s")] = Field(
         default=timedelta(seconds=120), description="lifetime of a token when the caller asks for none"
     )
-    max_ttl: Annotated[Duration, within("1s", "300s")] = Field(
+    max_ttl: Annotated[Duration, within("2s", "300s")] = Field(
         default=timedelta(seconds=300), description="longest lifetime of a token"
     )
 

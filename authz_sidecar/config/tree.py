@@ -33,7 +33,7 @@ class Tree(DocumentModel):
     """The keys of the configuration file."""
 
     profile: Literal["dev", "production"] = Field(
-        default="production", description="`dev` admits development authorities and makes missing keys"
+        default="production", description="`dev` for what `init` makes; refused where production systems are touched"
     )
     trust_domain: Domain = Field(description="the sidecar's own trust domain")
     environment: EnvironmentSection

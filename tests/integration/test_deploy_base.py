@@ -105,5 +105,9 @@ def test_the_check_fails_when_policies_changed_after_packing(
     (policies / "a.cedar").write_text("2")
     assert main(["--check", str(policies), str(output)]) == 1
     assert "make deploy" in capsys.readouterr().err
+    volume = (output / "policies-volume.yaml").read_text()
+    assert main([str(policies), str(output)]) == 0
+    # Same file names, other content: the pods have to roll all the same.
+    assert (output / "policies-volume.yaml").read_text() != volume
     packed = (output / "policies-configmap.yaml").read_text().partition("\n")[2]
-    assert json.loads(packed)["data"] == {"a.cedar": "1"}
+    assert json.loads(packed)["data"] == {"a.cedar": "2"}
