@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -34,8 +35,8 @@ class Connection:
 
     @property
     def last_heard(self) -> float:
-        """When the stream's last answer came, in the loop's time."""
-        return self._stream.last_heard if self._stream is not None else 0.0
+        """When the stream's last answer came, in the loop's time; minus infinity before the first."""
+        return self._stream.last_heard if self._stream is not None else -math.inf
 
     def stream(self) -> AuthorizeStream:
         """The open stream; a new one when there is none or the last one ended."""

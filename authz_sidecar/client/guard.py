@@ -25,8 +25,6 @@ class AsyncGuard:
 
     def __call__(self, function: Callable[..., R]) -> Callable[..., R]:
         """Decorate. Raises TypeError for what cannot be guarded on an event loop."""
-        if not inspect.iscoroutinefunction(function):
-            raise TypeError("only an async function can be guarded by an `AsyncClient`; use `Client` for the others")
         return guarded_async(function, self._arguments, self._open_call)
 
     async def __aenter__(self) -> Grant:
@@ -118,6 +116,8 @@ def guarded_async(
 ) -> Callable[..., Any]:
     """Wrap an async function."""
     binding = _binding(function, fixed)
+    if not inspect.iscoroutinefunction(function):
+        raise TypeError("only an async function can be guarded by an `AsyncClient`; use `Client` for the others")
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         bound: Bound = binding.bind(args, kwargs)

@@ -7,6 +7,7 @@ id is an idempotency key, asking again cannot be decided twice.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -37,7 +38,7 @@ class AuthorizeStream:
         self._outgoing: asyncio.Queue[authorization_pb2.AuthorizeRequest] = asyncio.Queue()
         self._ended: Failure | None = None
         self._answered = False
-        self.last_heard = self._loop.time()
+        self.last_heard = -math.inf
         self._writer = self._loop.create_task(self._write())
         self._reader = self._loop.create_task(self._read())
 
@@ -90,9 +91,11 @@ class AuthorizeStream:
         try:
             while True:
                 request = await self._outgoing.get()
-                if request.request_id in self._abandoned:
+                pending = self._waiting.get(request.request_id)
+                if pending is None or pending.cancelled():
                     # Given up before it was sent, so no answer will come.
-                    del self._abandoned[request.request_id]
+                    self._waiting.pop(request.request_id, None)
+                    self._abandoned.pop(request.request_id, None)
                     continue
                 await self._call.write(authorization_pb2.AuthorizeStreamRequest(request=request))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):

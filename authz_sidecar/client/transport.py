@@ -39,10 +39,22 @@ class Transport:
         self._closed = False
 
     async def authorize(self, request: authorization_pb2.AuthorizeRequest) -> authorization_pb2.AuthorizeResponse:
-        """Ask over the stream. Raises RequestRejected and SidecarUnavailable."""
+        """Ask for a decision. Raises RequestRejected and SidecarUnavailable."""
 
-        async def ask(connection: Connection, _remaining: float) -> authorization_pb2.AuthorizeResponse:
-            answer = await connection.stream().ask(request)
+        over_stream = True
+
+        async def ask(connection: Connection, remaining: float) -> authorization_pb2.AuthorizeResponse:
+            nonlocal over_stream
+            if not over_stream:
+                over_stream = True
+                return await _once(connection.authorization.Authorize, request, connection, remaining)
+            try:
+                answer = await connection.stream().ask(request)
+            except Lost as lost:
+                # A write that comes after the end of a stream makes grpc.aio forget why it ended (grpc/grpc#36066). A
+                # unary call cannot be hit by that, and tells.
+                over_stream = lost.reason != grpc.StatusCode.INTERNAL.name
+                raise
             match answer.WhichOneof("answer"):
                 case "response":
                     return answer.response
@@ -59,10 +71,7 @@ class Transport:
         """Make a unary call. Raises RequestRejected and SidecarUnavailable."""
 
         async def ask(connection: Connection, remaining: float) -> Resp:
-            try:
-                return await method(connection)(request, timeout=remaining, metadata=connection.metadata)
-            except grpc.aio.AioRpcError as error:
-                raise from_status(error) from None
+            return await _once(method(connection), request, connection, remaining)
 
         return await self._until_answered(ask)
 
@@ -117,3 +126,12 @@ class Transport:
             raise SidecarUnavailable(
                 "WRONG_EVENT_LOOP", "this client was used on another event loop; make one for each, or use `Client`"
             )
+
+
+async def _once(
+    method: grpc.aio.UnaryUnaryMultiCallable[Req, Resp], request: Req, connection: Connection, timeout_s: float
+) -> Resp:
+    try:
+        return await method(request, timeout=timeout_s, metadata=connection.metadata)
+    except grpc.aio.AioRpcError as error:
+        raise from_status(error) from None
