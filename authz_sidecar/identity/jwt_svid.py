@@ -69,7 +69,8 @@ class JwtSvidVerifier:
             raise ValueError(f"expected a leeway of 0 to {MAX_LEEWAY.seconds} s, got {leeway.total_seconds():g} s")
         self._audience = audience
         self._leeway = leeway
-        self._algorithms = {name: get_default_algorithms()[name] for name in sorted(JWT_SVID_ALGORITHMS)}
+        available = get_default_algorithms()
+        self._algorithms = {name: available[name] for name in sorted(JWT_SVID_ALGORITHMS)}
         self._established: RecentlyUsed[_Established] = RecentlyUsed(max_cached)
 
     def verify(self, token: str, *, bundles: BundleSet, now: datetime) -> Subject:

@@ -106,11 +106,13 @@ REFUSED = [
     ),
     pytest.param(
         lambda: ROOT.leaf(AGENT, usage=key_usage("digital_signature", "key_cert_sign")),
-        "keyCertSign",
+        "x509-svid: key usage has keyCertSign",
         id="XV-9-key-cert-sign",
     ),
     pytest.param(
-        lambda: ROOT.leaf(AGENT, usage=key_usage("digital_signature", "crl_sign")), "cRLSign", id="XV-10-crl-sign"
+        lambda: ROOT.leaf(AGENT, usage=key_usage("digital_signature", "crl_sign")),
+        "x509-svid: key usage has cRLSign",
+        id="XV-10-crl-sign",
     ),
     pytest.param(lambda: ROOT.leaf(AGENT, purposes=BOTH_PURPOSES[:1]), "lacks clientAuth", id="only-server-auth"),
     pytest.param(lambda: ROOT.leaf(AGENT, purposes=BOTH_PURPOSES[1:]), "lacks serverAuth", id="only-client-auth"),
@@ -123,7 +125,9 @@ REFUSED = [
         id="empty-subject-san-not-critical",
     ),
     pytest.param(
-        lambda: ROOT.leaf(AGENT, not_after=NOW), "expired at 2026-03-01T12:00:00.000000Z", id="XV-6-expired-this-second"
+        lambda: ROOT.leaf(AGENT, not_after=NOW),
+        "x509-svid: expired at 2026-03-01T12:00:00.000000Z",
+        id="XV-6-expired-this-second",
     ),
     pytest.param(
         lambda: ROOT.leaf(AGENT, not_before=NOW + timedelta(seconds=1)),
@@ -153,6 +157,11 @@ REFUSED = [
         lambda: ROOT.intermediate(not_after=NOW - timedelta(seconds=1)).leaf(AGENT),
         "no path to an authority",
         id="expired-intermediate",
+    ),
+    pytest.param(
+        lambda: ROOT.intermediate(not_after=NOW).leaf(AGENT),
+        "a certificate of the path expired at 2026-03-01T12:00:00.000000Z",
+        id="intermediate-expired-this-second",
     ),
     pytest.param(
         signed_by_a_leaf,

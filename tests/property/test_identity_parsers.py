@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz_sidecar.errors import Unauthenticated
@@ -21,6 +21,9 @@ from tests.support.identity import NOW, Authority, JwtSigner, jwks, pem, svid_cl
 
 # The library warns about certificates it will refuse one day; here only the outcome counts.
 pytestmark = pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+
+# A busy machine is no counterexample.
+however_long = settings(deadline=None)
 
 OURS = TrustDomain("example.org")
 AGENT = "spiffe://example.org/agent"
@@ -41,6 +44,7 @@ spiffe_like = st.builds(
 )
 
 
+@however_long
 @given(st.text() | spiffe_like)
 def test_spiffe_id_is_refused_or_reads_back_as_written(text: str) -> None:
     try:
@@ -54,17 +58,20 @@ def test_spiffe_id_is_refused_or_reads_back_as_written(text: str) -> None:
 segments = st.text("abcXYZ019._-", min_size=1, max_size=12).filter(lambda segment: segment not in (".", ".."))
 
 
+@however_long
 @given(st.text("abcxyz019._-", min_size=1, max_size=40), st.lists(segments, min_size=1, max_size=6))
 def test_every_spiffe_id_of_the_grammar_is_accepted(trust_domain: str, path: list[str]) -> None:
     parsed = SpiffeId.parse_workload(f"spiffe://{trust_domain}/{'/'.join(path)}")
     assert (parsed.trust_domain.name, parsed.path) == (trust_domain, "/" + "/".join(path))
 
 
+@however_long
 @given(st.binary(max_size=40))
 def test_base64url_reads_back_what_it_wrote(raw: bytes) -> None:
     assert base64url.decode(base64url.encode(raw)) == raw
 
 
+@however_long
 @given(st.text("ABCab-_019=+/ \n", max_size=12) | st.text(max_size=6))
 def test_base64url_has_one_spelling_per_value(text: str) -> None:
     try:
@@ -89,6 +96,7 @@ altered_entries = st.builds(
 )
 
 
+@however_long
 @given(st.lists(members | altered_entries | scalars, max_size=4))
 def test_bundle_of_any_entries_is_read_or_refused(entries: list[Any]) -> None:
     try:
@@ -99,6 +107,7 @@ def test_bundle_of_any_entries_is_read_or_refused(entries: list[Any]) -> None:
     assert all(authority == ROOT.certificate for authority in bundle.x509_authorities)
 
 
+@however_long
 @given(
     st.binary(max_size=64),
     st.sampled_from([b"", b"{", b"-----BEGIN CERTIFICATE-----\n", BUNDLE, pem(ROOT.certificate)]),
@@ -110,6 +119,7 @@ def test_bundle_of_any_bytes_is_read_or_refused(tail: bytes, head: bytes) -> Non
         return
 
 
+@however_long
 @given(st.data())
 def test_altered_bundle_is_read_or_refused(data: st.DataObject) -> None:
     raw = bytearray(data.draw(st.sampled_from([BUNDLE, pem(ROOT.certificate)])))
@@ -140,6 +150,7 @@ def test_token_with_any_bit_flipped_is_refused() -> None:
             verifier.verify(altered.decode("latin-1"), bundles=BUNDLES, now=NOW)
 
 
+@however_long
 @given(st.text() | st.from_regex(r"[A-Za-z0-9_-]{0,9}\.[A-Za-z0-9_-]{0,9}\.[A-Za-z0-9_-]{0,9}", fullmatch=True))
 def test_any_text_as_token_is_refused_as_unauthenticated(text: str) -> None:
     with pytest.raises(Unauthenticated):
@@ -151,6 +162,7 @@ json_values = st.recursive(
 )
 
 
+@however_long
 @given(
     st.dictionaries(st.sampled_from(["sub", "aud", "exp", "nbf", "iat", "jti"]), json_values, min_size=1),
     st.dictionaries(st.sampled_from(["alg", "kid", "typ", "crit"]), json_values),
@@ -187,6 +199,7 @@ def test_certificate_with_any_bit_flipped_is_refused_unless_everything_signed_is
     )
 
 
+@however_long
 @given(st.binary(max_size=200), st.binary(max_size=200))
 def test_any_bytes_as_chain_are_refused_as_unauthenticated(leaf: bytes, intermediates: bytes) -> None:
     with pytest.raises(Unauthenticated):

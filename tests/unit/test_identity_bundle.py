@@ -19,7 +19,7 @@ from authz_sidecar.identity.bundle import (
 )
 from authz_sidecar.identity.jwk import parse_public_key, thumbprint
 from authz_sidecar.identity.spiffe_id import TrustDomain
-from tests.support.identity import Authority, JwtSigner, jwks, key_pem, pem, x509_jwk
+from tests.support.identity import Authority, JwtSigner, jwks, key_pem, pem, uint, x509_jwk
 
 OURS = TrustDomain("example.org")
 ROOT = Authority.root()
@@ -107,6 +107,7 @@ ANY_RSA_1024 = {"kty": "RSA", "n": base64.urlsafe_b64encode(b"\xff" * 128).rstri
         pytest.param(
             jwks({"kty": "oct", "k": "AAAA", "kid": "s", "use": "jwt-svid"}), "secret key material", id="symmetric-key"
         ),
+        pytest.param(jwks({"kty": "oct", "kid": "s", "use": "jwt-svid"}), "secret key material", id="symmetric-kty"),
         pytest.param(jwks(EC.jwk(d="AAAA")), "secret key material", id="private-key"),
         pytest.param(jwks(without(EC.jwk(), "kty")), "`kty` is missing", id="no-kty"),
         pytest.param(jwks(without(EC.jwk(), "kid")), "`keys[0].kid` is missing", id="no-kid"),
@@ -120,9 +121,11 @@ ANY_RSA_1024 = {"kty": "RSA", "n": base64.urlsafe_b64encode(b"\xff" * 128).rstri
         pytest.param(jwks(EC.jwk(x=EC.jwk()["x"] + "=")), "not base64url", id="padded-coordinate"),
         pytest.param(jwks({**RSA.jwk(), "n": "AA" + RSA.jwk()["n"]}), "leading zero", id="rsa-leading-zero"),
         pytest.param(jwks({**RSA.jwk(), "e": "Ag"}), "not an rsa public key", id="rsa-even-exponent"),
+        pytest.param(jwks({**RSA.jwk(), "e": uint(2**33 + 1)}), "longer than 32 bits", id="rsa-huge-exponent"),
         pytest.param(jwks({**RSA.jwk(), **ANY_RSA_1024}), "1024 bits", id="rsa-1024"),
         pytest.param(jwks({**x509_jwk(ROOT), "x5c": "AAAA"}), "not a list of strings", id="x5c-not-a-list"),
         pytest.param(jwks({**x509_jwk(ROOT), "x5c": ["%"]}), "not base64", id="x5c-not-base64"),
+        pytest.param(jwks({**x509_jwk(ROOT), "x5c": ["AB=="]}), "not canonical base64", id="x5c-unused-bits"),
         pytest.param(jwks({**x509_jwk(ROOT), "x5c": ["AAAA"]}), "not a readable certificate", id="x5c-garbage"),
         pytest.param(
             jwks({**x509_jwk(ROOT), "x5c": x509_jwk(OTHER_ROOT)["x5c"]}), "for another key", id="x5c-of-another-key"

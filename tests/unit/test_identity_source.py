@@ -131,6 +131,19 @@ def test_broken_file_keeps_the_last_good_value_and_says_which_file(files: Files,
     assert source.last_error is None
 
 
+def test_files_that_come_back_unchanged_are_good_again(files: Files) -> None:
+    source = files.source()
+    elsewhere = files.directory.with_name("unmounted")
+    files.directory.rename(elsewhere)
+    source.refresh()
+    assert "can not read" in (source.last_error or "")
+
+    elsewhere.rename(files.directory)
+
+    source.refresh()
+    assert source.last_error is None
+
+
 def test_broken_svid_does_not_keep_a_removed_authority_trusted(files: Files) -> None:
     source = files.source()
     svid = source.current().svid

@@ -62,9 +62,16 @@ def test_remembered_certificate_is_still_refused_once_it_expired_and_before_it_i
 
     with pytest.raises(Unauthenticated, match="expired at 2026-03-01T13:00:00"):
         verify(verifier, leaf, hours=1)
+    assert verify(verifier, leaf) == first
     with pytest.raises(Unauthenticated, match="not valid before"):
         verify(verifier, leaf, minutes=-2)
-    assert verify(verifier, leaf) == first
+
+
+def test_remembered_path_is_not_used_before_each_of_its_certificates_is_valid() -> None:
+    verifier, leaf = X509SvidVerifier(), ROOT.intermediate(not_before=NOW - timedelta(seconds=30)).leaf(AGENT)
+    verify(verifier, leaf)
+    with pytest.raises(Unauthenticated, match="no path to an authority"):
+        verify(verifier, leaf, seconds=-45)
 
 
 def test_remembered_path_that_expired_gives_way_to_another_valid_one() -> None:
