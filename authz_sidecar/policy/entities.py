@@ -24,13 +24,11 @@ class BundleEntities:
 
     Attributes:
         agents: SPIFFE ID to the agent's attributes that do not depend on time or state.
-        agent_groups: SPIFFE ID to its groups.
         tools: "server/name" to the tool and its groups, ready for a request.
         classes: the data classes.
     """
 
     agents: Mapping[str, Mapping[str, Json]]
-    agent_groups: Mapping[str, tuple[str, ...]]
     tools: Mapping[str, tuple[dict[str, Json], ...]]
     classes: tuple[dict[str, Json], ...]
 
@@ -39,7 +37,6 @@ def bundle_entities(catalog: Catalog, data: DataClassification, agents: Mapping[
     """The entities of a bundle. Manifests must have been checked against catalog and data."""
     return BundleEntities(
         agents=MappingProxyType({spiffe_id: agent_attributes(m, data) for spiffe_id, m in agents.items()}),
-        agent_groups=MappingProxyType({spiffe_id: tuple(sorted(set(m.groups))) for spiffe_id, m in agents.items()}),
         tools=MappingProxyType({name: _tool(tool) for name, tool in catalog.tools.items()}),
         classes=tuple(entity("DataClass", name, {"level": level}) for name, level in data.classes.items()),
     )

@@ -85,6 +85,10 @@ class Manifest(DocumentModel):
     def approved(self) -> bool:
         return self.status == "approved"
 
+    @property
+    def sorted_groups(self) -> list[str]:
+        return sorted(set(self.groups))
+
     def review_overdue(self, now: datetime) -> bool:
         """Whether the review day (UTC) has passed."""
         return now.date() > self.review_by

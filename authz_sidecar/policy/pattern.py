@@ -13,7 +13,7 @@ from collections.abc import Sequence
 MAX_RESOURCE_CHARS = 512
 
 # One value inside one segment. A template puts nothing else into a resource id.
-SEGMENT_CHARS = r"A-Za-z0-9._~@+=,:!$&()'-"
+SEGMENT_CHARS = r"A-Za-z0-9._~@+=,:!$&()'\-"
 
 _ID = re.compile(rf"[a-z][a-z0-9+.-]{{0,31}}:[{SEGMENT_CHARS}]+(?:/[{SEGMENT_CHARS}]+)*")
 _PATTERN = re.compile(rf"[{SEGMENT_CHARS}*/]+")

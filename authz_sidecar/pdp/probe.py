@@ -1,0 +1,125 @@
+"""One sample request per action. Shows at load that the schema has what the sidecar supplies, nothing less or more.
+
+Without it a schema that lost an attribute would deny every call, and the reason would show at the first call only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import orjson
+from cedarpy import Decision, Entities, PolicySet, Schema, is_authorized
+
+from authz_sidecar.documents import Problem
+from authz_sidecar.pdp.request import Query, StartTaskFacts, ToolCallFacts, start_task_query, tool_call_query
+from authz_sidecar.policy.bundle import Bundle
+from authz_sidecar.policy.catalog import DerivedResource, Tool
+from authz_sidecar.policy.data import Classification
+from authz_sidecar.policy.files import SCHEMA_FILE
+from authz_sidecar.policy.input_schema import Array, InputType, Object
+from authz_sidecar.policy.manifest import Manifest
+from authz_sidecar.strictjson import Json
+from authz_sidecar.task.model import Initiator, Scope, Session, Task, TaskState
+
+_NOW = datetime(2000, 1, 1, tzinfo=UTC)
+_HOUR = timedelta(hours=1)
+_AGENT = "spiffe://sample/agent"
+_SAMPLES: dict[str, Json] = {"string": "a", "integer": 1, "boolean": True, "number": 1.5}
+
+
+def probe_problems(bundle: Bundle, schema: Schema, actions_only: Entities) -> Iterator[Problem]:
+    """What the engine has against well-formed requests. Whether they would be permitted does not matter."""
+    anything = PolicySet.from_str("permit (principal, action, resource);")
+    questions = [
+        *(start_task_query(bundle, _start(bundle, manifest)) for manifest in (None, *bundle.agents.values())),
+        *(tool_call_query(bundle, _call(bundle, tool)) for tool in bundle.catalog.tools.values()),
+    ]
+    seen: set[str] = set()
+    for question in questions:
+        message = _refusal(question, schema, actions_only, anything)
+        if message is not None and message not in seen:
+            seen.add(message)
+            action = question.action["id"]
+            text = f"the schema does not take what the sidecar supplies for action `{action}`: {message}"
+            yield Problem(file=SCHEMA_FILE, message=text)
+
+
+def _refusal(query: Query, schema: Schema, actions_only: Entities, policies: PolicySet) -> str | None:
+    try:
+        entities = actions_only.with_added_json_str(orjson.dumps(query.entities).decode(), schema)
+    except ValueError as error:
+        return str(error)
+    request = {
+        "principal": query.principal,
+        "action": query.action,
+        "resource": query.resource,
+        "context": orjson.dumps(query.context).decode(),
+    }
+    result = is_authorized(request, policies, entities, schema)
+    if result.decision is Decision.NoDecision:
+        return "; ".join(result.diagnostics.errors) or "no decision"
+    return None
+
+
+def _task(bundle: Bundle) -> Task:
+    worst = max(bundle.data.classes, key=bundle.data.classes.__getitem__)
+    return Task(
+        id="sample",
+        agent=_AGENT,
+        purpose="sample",
+        initiator=Initiator(kind="human", id="sample", verified=False),
+        scope=Scope(tools=frozenset(bundle.catalog.tools), resources=("*",), ceiling=worst),
+        environment="sample",
+        started_at=_NOW,
+        expires_at=_NOW + _HOUR,
+    )
+
+
+def _start(bundle: Bundle, manifest: Manifest | None) -> StartTaskFacts:
+    return StartTaskFacts(
+        now=_NOW,
+        agent=_AGENT if manifest is None else manifest.agent,
+        manifest=manifest,
+        identity_method="x509-svid",
+        task=_task(bundle),
+        ceiling_level=0,
+        environment="sample",
+        production=False,
+        ttl=_HOUR,
+        suspended=False,
+        drifted=False,
+    )
+
+
+def _call(bundle: Bundle, tool: Tool) -> ToolCallFacts:
+    return ToolCallFacts(
+        now=_NOW,
+        agent=_AGENT,
+        manifest=None,
+        identity_method="x509-svid",
+        task=_task(bundle),
+        task_state=TaskState.ACTIVE,
+        resource_in_scope=True,
+        tool=tool,
+        resource=DerivedResource("sample:sample", "fixed"),
+        classification=Classification(name="sample", level=0, owner="", known=True, collections=("sample",)),
+        environment="sample",
+        production=False,
+        session=Session(1, {tool.id: 1}, 0),
+        input=None if tool.input is None else _members(tool.input.type),
+        suspended=False,
+        drifted=False,
+    )
+
+
+def _members(kind: Object) -> dict[str, Json]:
+    return {name: _sample(member) for name, member in kind.properties.items()}
+
+
+def _sample(kind: InputType) -> Json:
+    if isinstance(kind, Object):
+        return _members(kind)
+    if isinstance(kind, Array):
+        return [_sample(kind.items)]
+    return _SAMPLES[kind.kind]
