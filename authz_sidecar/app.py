@@ -101,6 +101,7 @@ class Sidecar:
         self._config = config
         self._loop = loop
         self._metrics = Metrics()
+        self._random = Randomness()
         self._pdp: Pdp | None = None
         self._activated_at: datetime | None = None
         self._serving = False
@@ -142,6 +143,9 @@ class Sidecar:
             ledger_size=self._ledger.size,
         )
 
+    def _new_id(self) -> str:
+        return new_id(system_now(), self._random.take(10))
+
     def _stop(self, code: int) -> None:
         self._serving = False
         if not self.stopped.done():
@@ -159,7 +163,7 @@ class Sidecar:
             settings.directory,
             signer=self._signer,
             now=system_now,
-            new_salt=lambda: secrets.token_bytes(16),
+            new_salt=lambda: self._random.take(16),
             options=LedgerOptions(max_queued=settings.max_queued),
             on_poison=poisoned,
         )
@@ -167,7 +171,7 @@ class Sidecar:
     async def _record(self, record_type: str, *, payload: dict[str, Json] | None = None, **members: Json) -> None:
         """Append a record about the sidecar itself and wait for it."""
         now = system_now()
-        body = envelope(record_type, record_id=new_id(now), time=max(now, self._ledger.last_time or now), **members)
+        body = envelope(record_type, record_id=self._new_id(), time=max(now, self._ledger.last_time or now), **members)
         await self._ledger.append(Record(type=record_type, body=body, payload=payload, salted=payload is None))
 
     async def _say_stopped(self) -> None:
@@ -204,8 +208,8 @@ class Sidecar:
             minter=Minter(
                 keyring,
                 config.token.issuer,
-                new_jti=lambda: secrets.token_urlsafe(16),
-                limits=TokenLimits(ttl=min(config.token.ttl, config.token.max_ttl)),
+                new_jti=lambda: self._random.take(16).hex(),
+                limits=TokenLimits(ttl=config.token.ttl),
             ),
             options=EngineOptions(
                 environment=config.environment.name,
@@ -216,7 +220,7 @@ class Sidecar:
             ),
             metrics=self._metrics,
             now=system_now,
-            new_id=lambda: new_id(system_now()),
+            new_id=self._new_id,
         )
 
     async def _serve_http(self, stack: AsyncExitStack, keyring: KeyRing, config: Config) -> None:
@@ -262,7 +266,7 @@ class Sidecar:
         self._metrics.follow(
             inflight=lambda: admission.in_flight,
             ledger_size=lambda: self._ledger.size,
-            bundle_age=lambda: (system_now() - self._identity_read_at).total_seconds(),
+            bundle_age=self._bundle_age,
         )
         guard = Guard(identify, roles, admission, self._metrics)
         streams = AuthorizeStream(services.authorize, window=config.limits.max_stream_inflight)
@@ -316,6 +320,9 @@ class Sidecar:
             reasons.append("the clock is behind the newest ledger entry")
         return reasons
 
+    def _bundle_age(self) -> float:
+        return (system_now() - self._identity_read_at).total_seconds()
+
     async def _watch_identity(self) -> None:
         """Read the SVID and bundles again when they change. A withdrawn authority stops counting within one period."""
         interval = self._config.identity.refresh.total_seconds()
@@ -331,10 +338,31 @@ class Sidecar:
                 _log.error("identity not reloaded", error=self._identity.last_error)
 
 
-def new_id(now: datetime) -> str:
-    """A UUIDv7 (RFC 9562 section 5.7): 74 random bits, so unguessable; ordered by time, so kind to an index."""
+class Randomness:
+    """Bytes of the operating system's generator, fetched in blocks: a call costs more than the bytes. One thread."""
+
+    _BLOCK = 4096
+
+    def __init__(self) -> None:
+        self._block = b""
+        self._used = 0
+
+    def take(self, count: int) -> bytes:
+        """`count` bytes, at most 4096, that were never given before."""
+        if self._used + count > len(self._block):
+            self._block, self._used = secrets.token_bytes(self._BLOCK), 0
+        taken = self._block[self._used : self._used + count]
+        self._used += count
+        return taken
+
+
+def new_id(now: datetime, random_bytes: bytes) -> str:
+    """A UUIDv7 (RFC 9562 section 5.7): 74 random bits, so unguessable; ordered by time, so kind to an index.
+
+    `random_bytes`: ten of them.
+    """
     milliseconds = int(now.timestamp() * 1000)
-    random = secrets.randbits(74)
+    random = int.from_bytes(random_bytes) & ((1 << 74) - 1)
     value = (milliseconds << 80) | (0x7 << 76) | ((random >> 62) << 64) | (0x2 << 62) | (random & ((1 << 62) - 1))
     digits = f"{value:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
@@ -342,8 +370,6 @@ def new_id(now: datetime) -> str:
 
 def _identity_source(config: Config) -> FileIdentitySource:
     svid = config.identity.svid
-    if svid is None:
-        raise OperatorError("`identity.svid`: name the certificate and key files of the sidecar's SVID")
     return FileIdentitySource(svid_cert=svid.certificate, svid_key=svid.private_key, bundles=config.identity.bundles)
 
 

@@ -28,8 +28,6 @@ def _profile(config: Tree) -> Iterator[Finding]:
 
 
 def _identity(config: Tree) -> Iterator[Finding]:
-    if config.identity.svid is None:
-        yield ("identity", "svid"), "required, but missing"
     if config.trust_domain not in config.identity.bundles:
         yield ("identity", "bundles"), f"no bundle of the sidecar's own trust domain `{config.trust_domain}`"
 
@@ -83,15 +81,14 @@ def _access(config: Tree) -> Iterator[Finding]:
 
 
 def _lifetimes(config: Tree) -> Iterator[Finding]:
-    for key, ttl, max_ttl in (
-        (("token", "ttl"), config.token.ttl, config.token.max_ttl),
-        (("tasks", "default_ttl"), config.tasks.default_ttl, config.tasks.max_ttl),
-    ):
-        if ttl > max_ttl:
-            yield key, f"{format_duration(ttl)} is longer than `{key[0]}.max_ttl`, {format_duration(max_ttl)}"
-    for name in ("ttl", "max_ttl"):
-        if getattr(config.token, name).microseconds:
-            yield ("token", name), "expected whole seconds: tokens count in seconds"
+    default_ttl, max_ttl = config.tasks.default_ttl, config.tasks.max_ttl
+    if default_ttl > max_ttl:
+        yield (
+            ("tasks", "default_ttl"),
+            f"{format_duration(default_ttl)} is longer than `tasks.max_ttl`, {format_duration(max_ttl)}",
+        )
+    if config.token.ttl.microseconds:
+        yield ("token", "ttl"), "expected whole seconds: tokens count in seconds"
 
 
 def _sizes(config: Tree) -> Iterator[Finding]:

@@ -45,7 +45,7 @@ class SvidFiles(DocumentModel):
 class IdentitySection(DocumentModel):
     """Who the sidecar is and whom it believes."""
 
-    svid: SvidFiles | None = Field(default=None, description="the sidecar's own X.509-SVID; required")
+    svid: SvidFiles = Field(description="the sidecar's own X.509-SVID")
     bundles: Mapping[Domain, Path] = Field(
         default_factory=dict, description="trust domain -> trust bundle (SPIFFE JSON or PEM); its own is required"
     )
@@ -109,10 +109,7 @@ class TokenSection(DocumentModel):
         default=None, description="directory of further public keys for the JWKS: the previous and the next one"
     )
     ttl: Annotated[Duration, within("2s", "300s")] = Field(
-        default=timedelta(seconds=120), description="lifetime of a token when the caller asks for none"
-    )
-    max_ttl: Annotated[Duration, within("2s", "300s")] = Field(
-        default=timedelta(seconds=300), description="longest lifetime of a token"
+        default=timedelta(seconds=120), description="lifetime of a token; shorter when what it depends on ends before"
     )
 
 

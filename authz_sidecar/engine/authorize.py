@@ -27,10 +27,17 @@ from authz_sidecar.engine.core import Core
 from authz_sidecar.engine.facts import CallFacts, establish
 from authz_sidecar.engine.live import LiveTask
 from authz_sidecar.engine.recall import Recalled, decision_from_record
-from authz_sidecar.errors import DeadlineExceeded, GrantExpired, InvalidRequest, RequestIdReused, SidecarError
+from authz_sidecar.errors import (
+    DeadlineExceeded,
+    GrantExpired,
+    InvalidRequest,
+    RequestIdReused,
+    SidecarError,
+    TaskNotActive,
+)
 from authz_sidecar.identity.subject import Subject
 from authz_sidecar.ledger.records import Record
-from authz_sidecar.ledger.store import Position
+from authz_sidecar.ledger.store import Position, StoredEntry
 from authz_sidecar.pdp.evaluate import Pdp
 from authz_sidecar.pdp.verdict import Deny, Permit, Verdict
 from authz_sidecar.strictjson import Json
@@ -68,7 +75,7 @@ class Authorize:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._pending: dict[tuple[str, str], _Pending] = {}
+        self._pending: dict[tuple[str, str, str], _Pending] = {}
 
     async def __call__(self, subject: Subject, command: AuthorizeCommand) -> AuthorizeAnswer:
         """Run steps 3 to 8.
@@ -85,14 +92,14 @@ class Authorize:
         core.require_current(min_policy_digest=command.min_policy_digest, at_least_epoch=command.at_least_epoch)
 
         # 3. Recall
-        recalled = await self._recall(subject, command, now)
+        live = core.tasks.owned(command.task_id, str(subject.spiffe_id))
+        recalled = await self._recall(subject, command, live, now)
         if recalled is not None:
             return recalled
 
         # 4. Load facts
         started = perf_counter()
         pdp = core.policy()
-        live = core.tasks.owned(command.task_id, str(subject.spiffe_id))
         facts = establish(options=core.options, bundle=pdp.bundle, subject=subject, command=command, live=live, now=now)
         core.metrics.observe_step("facts", started)
 
@@ -133,7 +140,7 @@ class Authorize:
 
         # 8. Answer
         started = perf_counter()
-        position = await self._durable(subject, command, pending, permitted=minted is not None)
+        position = await self._durable(subject, command, pending, live, permitted=minted is not None)
         core.metrics.observe_step("durable", started)
         core.metrics.count_decision(records.OUTCOMES[type(verdict)], verdict.reason_code)
         return AuthorizeAnswer(
@@ -170,7 +177,7 @@ class Authorize:
 
     def _append(self, subject: Subject, command: AuthorizeCommand, live: LiveTask | None, record: Record) -> _Pending:
         """Hand the record to the ledger and remember the request while it is not durable."""
-        key = (str(subject.spiffe_id), command.request_id)
+        key = _key(subject, command)
         try:
             appended = self._core.ledger.append(record)
         except SidecarError:
@@ -180,6 +187,7 @@ class Authorize:
         self._pending[key] = pending
         if live is not None:
             live.pending += 1
+            live.decisions[command.request_id] = str(record.body["id"])
 
         def settled(future: asyncio.Future[Position]) -> None:
             self._pending.pop(key, None)
@@ -192,23 +200,38 @@ class Authorize:
         return pending
 
     async def _durable(
-        self, subject: Subject, command: AuthorizeCommand, pending: _Pending, *, permitted: bool
+        self,
+        subject: Subject,
+        command: AuthorizeCommand,
+        pending: _Pending,
+        live: LiveTask | None,
+        *,
+        permitted: bool,
     ) -> Position:
-        """Step 6's wait. When it takes too long the caller gets an error, and a permit that lands later is voided."""
+        """Step 6's wait. A permit that came too late, or whose task ended meanwhile, is voided: no token leaves."""
         try:
-            return await self._core.wait_durable(pending.appended)
+            position = await self._core.wait_durable(pending.appended)
         except DeadlineExceeded:
-            if permitted and not pending.void:
-                pending.void = True
-                decision_id = str(pending.body["id"])
-                pending.appended.add_done_callback(
-                    lambda future: self._void(future, subject, command.task_id, decision_id)
-                )
+            if permitted:
+                self._void_when_durable(subject, command, pending, "append_deadline")
             raise
+        if permitted and live is not None and live.task.state is not TaskState.ACTIVE:
+            self._void_when_durable(subject, command, pending, "task_ended")
+            raise TaskNotActive(f"task `{command.task_id}` ended while the decision was being recorded")
+        return position
 
-    def _void(self, appended: asyncio.Future[Position], subject: Subject, task_id: str, decision_id: str) -> None:
-        """The permit landed after its caller was told that there is no answer: say in the ledger that no token left."""
-        if appended.cancelled() or appended.exception() is not None:
+    def _void_when_durable(self, subject: Subject, command: AuthorizeCommand, pending: _Pending, reason: str) -> None:
+        if not pending.void:
+            pending.void = True
+            pending.appended.add_done_callback(
+                lambda future: self._void(future, subject, command.task_id, str(pending.body["id"]), reason)
+            )
+
+    def _void(
+        self, appended: asyncio.Future[Position], subject: Subject, task_id: str, decision_id: str, reason: str
+    ) -> None:
+        """The caller of a recorded permit was told that there is no answer: say in the ledger that no token left."""
+        if appended.cancelled() or appended.exception() is not None or self._core.ledger.poisoned is not None:
             return
         core = self._core
         record = records.grant_void(
@@ -218,15 +241,16 @@ class Authorize:
             task_id=task_id,
             decision_id=decision_id,
             index=appended.result().index,
-            waited=core.options.append_deadline,
+            reason=reason,
         )
         # A failure here poisons the ledger, which refuses everything after it; the future's error is not lost.
         core.ledger.append(record).add_done_callback(lambda future: future.cancelled() or future.exception())
 
-    async def _recall(self, subject: Subject, command: AuthorizeCommand, now: datetime) -> AuthorizeAnswer | None:
+    async def _recall(
+        self, subject: Subject, command: AuthorizeCommand, live: LiveTask | None, now: datetime
+    ) -> AuthorizeAnswer | None:
         """Step 3. None when the request id is new."""
-        agent = str(subject.spiffe_id)
-        pending = self._pending.get((agent, command.request_id))
+        pending = self._pending.get(_key(subject, command))
         if pending is not None:
             _same_content(pending.content_sha256, command)
             if pending.void:
@@ -234,7 +258,7 @@ class Authorize:
             recalled = decision_from_record(pending.body)
             position = await self._core.wait_durable(pending.appended)
         else:
-            stored = self._core.ledger.find_request(agent, "decision", command.request_id)
+            stored = self._stored(subject, command, live)
             if stored is None:
                 return None
             recalled = decision_from_record(stored.record)
@@ -251,6 +275,17 @@ class Authorize:
             resource=recalled.resource,
             recalled=True,
         )
+
+    def _stored(self, subject: Subject, command: AuthorizeCommand, live: LiveTask | None) -> StoredEntry | None:
+        """The earlier decision under this request id, when there is one."""
+        ledger = self._core.ledger
+        if live is not None:
+            decision_id = live.decisions.get(command.request_id)
+            return ledger.decision(decision_id) if decision_id is not None else None
+        # No such task for this agent: there is no list of its requests, so only the very same question is recognised.
+        stored = ledger.find_request(str(subject.spiffe_id), "decision", command.request_id)
+        same = stored is not None and decision_from_record(stored.record).content_sha256 == command.content_sha256
+        return stored if same else None
 
     def _mint_again(
         self, recalled: Recalled, subject: Subject, command: AuthorizeCommand, now: datetime
@@ -286,6 +321,10 @@ def _confirmation(subject: Subject, command: AuthorizeCommand) -> dict[str, Json
             "required for callers that authenticate by JWT-SVID, which has no certificate to bind the token to",
         )
     return {"x5t#S256": subject.x5t_s256}
+
+
+def _key(subject: Subject, command: AuthorizeCommand) -> tuple[str, str, str]:
+    return (str(subject.spiffe_id), command.task_id, command.request_id)
 
 
 def _same_content(content_sha256: str, command: AuthorizeCommand) -> None:

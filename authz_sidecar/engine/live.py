@@ -1,4 +1,4 @@
-"""The tasks that are being worked on, in memory, so that a decision reads no disk.
+"""The tasks that are being worked on, in memory, so that a decision waits for no disk but the one write it needs.
 
 INVARIANT: evaluation and the update of the session happen in one turn of the event loop, before the record is durable.
 Two concurrent calls of a task therefore never see the same counts, and a call that posts outside sees the read that is
@@ -9,8 +9,9 @@ task is forgotten here and read again from the ledger.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from authz_sidecar.ledger.filters import QueryFilter
 from authz_sidecar.ledger.store import Ledger
 from authz_sidecar.task.model import Session, Task, session_from_json, task_from_json
 
@@ -19,10 +20,16 @@ _MOST_TASKS = 10_000
 
 @dataclass(slots=True)
 class LiveTask:
-    """A task and what happened in it so far. `pending` counts records of it that are not durable yet."""
+    """A task and what happened in it so far.
+
+    Attributes:
+        decisions: decision id by request id, for recall. About 200 bytes for each call of the task.
+        pending: records of the task that are not durable yet.
+    """
 
     task: Task
     session: Session
+    decisions: dict[str, str] = field(default_factory=dict)
     pending: int = 0
 
 
@@ -42,7 +49,11 @@ class LiveTasks:
         stored = self._ledger.load_task(task_id)
         if stored is None:
             return None
-        live = LiveTask(task_from_json(stored), session_from_json(self._ledger.load_session(task_id)))
+        live = LiveTask(
+            task_from_json(stored),
+            session_from_json(self._ledger.load_session(task_id)),
+            self._decisions(task_id),
+        )
         self.put(live)
         return live
 
@@ -59,6 +70,14 @@ class LiveTasks:
             idle = next((task_id for task_id, other in self._live.items() if not other.pending), None)
             if idle is not None:
                 del self._live[idle]
+
+    def _decisions(self, task_id: str) -> dict[str, str]:
+        decisions: dict[str, str] = {}
+        for entry in self._ledger.query(QueryFilter(types=("decision",), task_id=task_id)):
+            request = entry.record["request"]
+            if isinstance(request, dict):
+                decisions[str(request["id"])] = str(entry.record["id"])
+        return decisions
 
     def forget(self, task_id: str) -> None:
         """Drop what memory believes; the next use reads the ledger."""

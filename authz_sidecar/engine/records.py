@@ -7,7 +7,7 @@ goes into the payload, to which the leaf commits.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from authz_sidecar.clock import format_time
 from authz_sidecar.engine.commands import AuthorizeCommand, ReportOutcomeCommand, StartTaskCommand
@@ -148,9 +148,9 @@ def outcome(
 
 
 def grant_void(
-    *, record_id: str, now: datetime, subject: Subject, task_id: str, decision_id: str, index: int, waited: timedelta
+    *, record_id: str, now: datetime, subject: Subject, task_id: str, decision_id: str, index: int, reason: str
 ) -> Record:
-    """A permit whose token never left: its record became durable after the caller was told that there is no answer."""
+    """A permit whose token never left: it became durable too late, or its task ended meanwhile."""
     body = envelope(
         "grant_void",
         record_id=record_id,
@@ -158,8 +158,7 @@ def grant_void(
         actor=_actor(subject),
         task={"id": task_id},
         decision={"id": decision_id, "index": index},
-        reason="append_deadline",
-        waited_ms=int(waited.total_seconds() * 1000),
+        reason=reason,
     )
     return Record(type="grant_void", body=body)
 
