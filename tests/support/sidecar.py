@@ -103,6 +103,7 @@ class Sidecar:
     process: subprocess.Popen[bytes]
     log_path: Path
     serving: dict[str, object] = field(default_factory=dict)
+    ready_seconds: float = 0.0
 
     @property
     def http(self) -> str:
@@ -140,13 +141,15 @@ def start(made: World, *overrides: str, wait: float = 30, prefix: Sequence[str] 
             env=environment,
         )
     sidecar = Sidecar(made, process, log_path)
-    deadline = time.monotonic() + wait
+    started = time.monotonic()
+    deadline = started + wait
     while time.monotonic() < deadline:
         for line in sidecar.log.splitlines():
             if line.startswith("{") and '"serving"' in line:
                 event = json.loads(line)
                 if event.get("event") == "serving":
                     sidecar.serving = event
+                    sidecar.ready_seconds = time.monotonic() - started
                     return sidecar
         if process.poll() is not None:
             raise CannotStart(f"exit code {process.returncode}: {sidecar.log}")
