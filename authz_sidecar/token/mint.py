@@ -123,7 +123,7 @@ class Minter:
         voided) is NOT checked here: that is the use case's knowledge.
 
         The result is read back with the verifier's code and compared with the record, as of its `iat`. The signature
-        itself is not verified again, see docs/adr/0002-own-signature-is-not-reverified.md.
+        itself is not verified again, see docs/adr/0008-own-signature-is-not-reverified.md.
 
         Raises MintRefused: see `claims_of`; or the key is no longer held; or the result would not be accepted.
         """

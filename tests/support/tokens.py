@@ -38,13 +38,13 @@ OTHER_SHA256 = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
 KEY = SigningKey.generate()
 
 
-def permit_record(token: Mapping[str, Any]) -> dict[str, Any]:
+def permit_record(token: Mapping[str, Any], now: datetime = NOW) -> dict[str, Any]:
     """A permit as the engine records it."""
     return {
         "v": 1,
         "type": "decision",
         "id": "dec-01",
-        "time": format_time(NOW),
+        "time": format_time(now),
         "actor": {"spiffe_id": AGENT, "method": "x509-svid", "credential_sha256": "ab" * 32},
         "initiator": {"kind": "human", "id": "alice", "verified": False},
         "purpose": "renewal",
@@ -52,7 +52,7 @@ def permit_record(token: Mapping[str, Any]) -> dict[str, Any]:
             "id": "task-7",
             "state": "active",
             "epoch": 2,
-            "expires_at": format_time(NOW + timedelta(hours=1)),
+            "expires_at": format_time(now + timedelta(hours=1)),
             "depth": 0,
         },
         "request": {"id": "req-1", "sha256": "cd" * 32},
@@ -97,7 +97,7 @@ class Issuer:
             now=now, not_after=now + timedelta(hours=1), audience=AUDIENCE, cnf=cnf or {"x5t#S256": X5T}
         )
         assert planned is not None
-        return permit_record(planned) | changes
+        return permit_record(planned, now) | changes
 
     def token(self, **changes: Any) -> str:
         return self.minter.mint(self.record(**changes)).value
