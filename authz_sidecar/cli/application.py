@@ -8,7 +8,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from authz_sidecar.cli import audit, audit_verify, config, healthcheck, init, serve, token, version
+from authz_sidecar.cli import (
+    audit,
+    audit_verify,
+    config,
+    doctor,
+    healthcheck,
+    init,
+    policy,
+    serve,
+    task,
+    token,
+    version,
+)
 from authz_sidecar.cli.exit_code import ExitCode
 from authz_sidecar.cli.failure import explain, report
 
@@ -86,7 +98,10 @@ def authz_sidecar(
 app.command("init")(init.init)
 app.command("serve")(serve.serve)
 app.command("healthcheck")(healthcheck.healthcheck)
+app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
+app.add_typer(policy.app, name="policy")
+app.add_typer(task.app, name="task")
 app.add_typer(token.app, name="token")
 audit.app.command("verify")(audit_verify.verify)
 app.add_typer(audit.app, name="audit")

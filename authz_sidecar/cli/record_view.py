@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("index", "time", "type", "agent", "task", "what", "result", "why")
 # For records that arrive one by one: what is longer moves its own line, and no other.
-WIDTHS = (6, 27, 16, 16, 26, 40, 10, 0)
+WIDTHS = (6, 27, 16, 16, 36, 40, 10, 0)
 
 _STYLES = {
     "permit": "green",

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from authz_sidecar.cli.exit_code import ExitCode
-from authz_sidecar.cli.failure import CommandFailed
+from authz_sidecar.cli.failure import CommandFailed, Unusable
+from authz_sidecar.cli.rpc import CallerOptions, calls_sidecar, connected
 from authz_sidecar.cli.screen import OutputFormat, OutputOption, Screen
+
+if TYPE_CHECKING:
+    from authz_sidecar.strictjson import Json
+    from authz_sidecar.verifier import KeySource, Presenter
 
 app = typer.Typer(no_args_is_help=True, help="Look at tokens and verify them.")
 
@@ -27,18 +33,152 @@ def inspect(token: TokenArgument, output: OutputOption = OutputFormat.HUMAN) -> 
     if screen.json:
         screen.document({"verified": False, "header": header, "claims": claims})
         return
-    import json
-
     from authz_sidecar.clock import system_now
 
     screen.line("NOT VERIFIED: neither signature, lifetime, audience nor binding was checked.", "bold red")
     for title, part in (("header", header), ("claims", claims)):
         screen.line(title, "bold")
-        screen.fields({name: value if isinstance(value, str) else json.dumps(value) for name, value in part.items()})
+        _show_claims(screen, part)
     if isinstance(expiry := claims.get("exp"), int):
         left = expiry - int(system_now().timestamp())
         said = f"expires in {_span(left)}" if left > 0 else f"expired {_span(-left)} ago"
         screen.line(f"By its own word it {said}.")
+
+
+@app.command()
+def verify(
+    token: TokenArgument,
+    *,
+    jwks: Annotated[str, typer.Option("--jwks", metavar="FILE|URL", help="The issuer's keys.")],
+    issuer: Annotated[str, typer.Option("--issuer", metavar="URL", help="Who must have issued it.")],
+    audience: Annotated[str, typer.Option("--audience", metavar="URL", help="The tool server it must be for.")],
+    tool: Annotated[str, typer.Option("--tool", metavar="SERVER/NAME", help="The tool that is called.")],
+    arguments: Annotated[
+        str, typer.Option("--arguments", metavar="FILE|-", help="The call's arguments as JSON; `-` reads them.")
+    ],
+    presenter: Annotated[
+        Path | None, typer.Option("--presenter", metavar="FILE", help="Certificate of who presents it, PEM.")
+    ] = None,
+    jkt: Annotated[
+        str | None, typer.Option("--jkt", metavar="THUMBPRINT", help="Thumbprint of the presenter's proven key.")
+    ] = None,
+    resource: Annotated[
+        str | None, typer.Option("--resource", metavar="ID", help="Compare the resource too, not only the arguments.")
+    ] = None,
+    leeway: Annotated[int, typer.Option("--leeway", min=0, max=30, help="Seconds that clocks may differ.")] = 10,
+    output: OutputOption = OutputFormat.HUMAN,
+) -> None:
+    """Verify a token against one call, offline, as a tool server does. A rejection is a failed check.
+
+    Not checked: whether the task still runs; `token introspect` asks that.
+    """
+    from authz_sidecar.verifier import TokenRejected, TokenVerifier
+
+    if {token, arguments} == {"-"}:
+        raise Unusable("standard input holds the token or the arguments, not both")
+    text = read_token(token)
+    verifier = TokenVerifier(issuer=issuer, audience=audience, keys=_keys(jwks), leeway=leeway)
+    screen = Screen(output)
+    try:
+        verified = verifier.verify(
+            text, presenter=_presenter(presenter, jkt), tool=tool, resource=resource, arguments=_arguments(arguments)
+        )
+    except TokenRejected as rejected:
+        if screen.json:
+            screen.document({"verified": False, "reason": rejected.reason.value, "message": rejected.message})
+            raise typer.Exit(ExitCode.CHECK_FAILED) from None
+        raise CommandFailed(f"rejected: {rejected.message} ({rejected.reason.value})", ExitCode.CHECK_FAILED) from None
+    if screen.json:
+        screen.document({"verified": True, "claims": dict(verified.claims)})
+    else:
+        screen.line("verified for this call, by this presenter", "green")
+        _show_claims(screen, dict(verified.claims))
+
+
+@app.command()
+@calls_sidecar
+def introspect(token: TokenArgument, *, caller: CallerOptions, output: OutputOption = OutputFormat.HUMAN) -> None:
+    """Ask the sidecar whether a token is active now. For tool servers and operators; inactive is a failed check."""
+    import json
+
+    from authz_sidecar.v1 import token_pb2, token_pb2_grpc
+
+    with connected(caller) as sidecar:
+        stub = token_pb2_grpc.TokenServiceStub(sidecar.channel)
+        answer = sidecar.call(stub.IntrospectToken, token_pb2.IntrospectTokenRequest(token=read_token(token)))
+    claims = json.loads(answer.claims_json) if answer.active else {}
+    screen = Screen(output)
+    if screen.json:
+        screen.document({"active": answer.active, "claims": claims, "revocation_epoch": answer.revocation_epoch})
+    elif answer.active:
+        screen.line("active", "green")
+        _show_claims(screen, claims)
+    else:
+        screen.line("not active: unknown, expired, revoked and malformed look the same", "red")
+    if not answer.active:
+        raise typer.Exit(ExitCode.CHECK_FAILED)
+
+
+@app.command()
+@calls_sidecar
+def jwks(*, caller: CallerOptions, output: OutputOption = OutputFormat.HUMAN) -> None:
+    """Print the keys that verify tokens, as a JWK Set; the HTTP port serves the same at /.well-known/jwks.json."""
+    import json
+
+    from authz_sidecar.v1 import token_pb2, token_pb2_grpc
+
+    with connected(caller) as sidecar:
+        stub = token_pb2_grpc.TokenServiceStub(sidecar.channel)
+        answer = sidecar.call(stub.GetJwks, token_pb2.GetJwksRequest())
+    # The document is the output in both formats: what reads it is a program.
+    Screen(output).document(json.loads(answer.jwks_json))
+
+
+def _keys(source: str) -> KeySource:
+    from authz_sidecar.verifier import JwksFile, JwksUrl
+
+    if not source.startswith(("http://", "https://")):
+        Path(source).stat()
+        return JwksFile(Path(source))
+    try:
+        return JwksUrl(source)
+    except ValueError as error:
+        raise Unusable(f"`--jwks`: {error}") from None
+
+
+def _presenter(certificate: Path | None, jkt: str | None) -> Presenter:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from authz_sidecar.verifier import Presenter
+
+    if (certificate is None) == (jkt is None):
+        raise Unusable("a token is bound to its presenter: give either `--presenter` or `--jkt`")
+    try:
+        if certificate is None:
+            return Presenter(jkt=jkt)
+        leaf = x509.load_pem_x509_certificate(certificate.read_bytes())
+        return Presenter.from_certificate(leaf.public_bytes(Encoding.DER))
+    except ValueError as error:
+        raise Unusable(f"`{'--jkt' if certificate is None else '--presenter'}`: {error}") from None
+
+
+def _arguments(source: str) -> dict[str, Json]:
+    import sys
+
+    from authz_sidecar.strictjson import MalformedJson, parse_object
+
+    raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    try:
+        return parse_object(raw, max_bytes=1 << 20, max_depth=64)
+    except MalformedJson as error:
+        raise Unusable(f"`--arguments`: {error}") from None
+
+
+def _show_claims(screen: Screen, claims: dict[str, Json]) -> None:
+    import json
+
+    screen.fields({name: value if isinstance(value, str) else json.dumps(value) for name, value in claims.items()})
 
 
 def read_token(argument: str) -> str:
