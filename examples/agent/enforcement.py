@@ -1,4 +1,4 @@
-"""The enforcement point of a pydantic-ai agent: every tool call is authorized first, runs with its grant, and is reported.
+"""The enforcement point of a pydantic-ai agent: every tool call is authorized, runs with its grant, and is reported.
 
 This is all that an agent needs to add: `Agent(..., capabilities=[Enforcement(task, server="crm")])`.
 """

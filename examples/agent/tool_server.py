@@ -10,7 +10,6 @@ import ssl
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -18,6 +17,8 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from pydantic_ai import Tool
 from pydantic_ai.exceptions import ToolFailed
+
+from authz_sidecar.client import SvidFiles
 
 _token: ContextVar[str | None] = ContextVar("tool_call_token", default=None)
 
@@ -64,18 +65,15 @@ class ToolServer:
 
 
 @asynccontextmanager
-async def connect(
-    url: str, *, certificate: Path, key: Path, trust_bundle: Path, server_name: str
-) -> AsyncIterator[ToolServer]:
+async def connect(url: str, *, svid: SvidFiles, server_name: str) -> AsyncIterator[ToolServer]:
     """Connect to the MCP server at `url`.
 
     Args:
-        certificate, key: the agent's X.509-SVID, PEM. Tokens are bound to it.
-        trust_bundle: authorities of the trust domain, PEM.
+        svid: the agent's X.509-SVID. Tokens are bound to it, so it must be the one shown to the sidecar.
         server_name: the DNS name that the server's certificate must hold, whatever the address in `url` is.
     """
-    context = ssl.create_default_context(cafile=trust_bundle)
-    context.load_cert_chain(certificate, key)
+    context = ssl.create_default_context(cafile=svid.bundle)
+    context.load_cert_chain(svid.cert, svid.key)
     async with (
         httpx2.AsyncClient(verify=context, auth=_TokenPerRequest(server_name), trust_env=False) as http,
         Client(streamable_http_client(url, http_client=http)) as client,

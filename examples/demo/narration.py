@@ -49,8 +49,8 @@ class Narration:
         self._console.print(f"     [dim]{escape(seen)}[/dim]")
 
     @property
-    def claims(self) -> int:
-        return len(self._claims)
+    def claims(self) -> tuple[Claim, ...]:
+        return tuple(self._claims)
 
     @property
     def failed(self) -> tuple[Claim, ...]:

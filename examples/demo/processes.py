@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +24,7 @@ class Child:
         self._log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [*command], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, **environment}
+                [*command], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(environment)
             )
 
     @property
@@ -61,12 +59,13 @@ class Child:
 class Children:
     """Every child that was started; leaving the context ends the ones that still run, newest first."""
 
-    def __init__(self, logs: Path) -> None:
+    def __init__(self, logs: Path, *, environment: Mapping[str, str]) -> None:
         self._logs = logs
+        self._environment = environment
         self._started: list[Child] = []
 
-    def start(self, name: str, command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> Child:
-        child = Child(name, command, log=self._logs / f"{name}.log", environment=environment or {})
+    def start(self, name: str, command: Sequence[str]) -> Child:
+        child = Child(name, command, log=self._logs / f"{name}.log", environment=self._environment)
         self._started.append(child)
         return child
 
@@ -89,10 +88,12 @@ def free_port() -> int:
 
 def answers_ok(url: str) -> bool:
     """True when a GET of a loopback HTTP URL answers 200."""
+    # A proxy of the environment is for the internet and knows nothing about our own children.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(url, timeout=1) as response:  # noqa: S310 - always a loopback URL of our own child
+        with direct.open(url, timeout=1) as response:
             return int(response.status) == 200
-    except (urllib.error.URLError, OSError):
+    except OSError:
         return False
 
 

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from authz_sidecar.client import SvidFiles
 from authz_sidecar.clock import format_time
 from authz_sidecar.token.keys import KeyRing, SigningKey
 from authz_sidecar.token.mint import Minter
@@ -52,7 +53,10 @@ class TrustDomain:
         directory.mkdir()
         self._directory = directory
         now = datetime.now(UTC)
-        self._validity: dict[str, Any] = {"not_before": now - timedelta(minutes=1), "not_after": now + timedelta(hours=1)}
+        self._validity: dict[str, Any] = {
+            "not_before": now - timedelta(minutes=1),
+            "not_after": now + timedelta(hours=1),
+        }
         self._authority = Authority.root(**self._validity)
         self.bundle = directory / "bundle.pem"
         self.bundle.write_bytes(pem(self._authority.certificate))
@@ -155,13 +159,8 @@ def url(world: World) -> Iterator[str]:
 
 
 def connected(world: World, url: str, workload: Workload) -> AbstractAsyncContextManager[ToolServer]:
-    return connect(
-        url,
-        certificate=workload.certificate,
-        key=workload.key,
-        trust_bundle=world.domain.bundle,
-        server_name="crm",
-    )
+    svid = SvidFiles(cert=workload.certificate, key=workload.key, bundle=world.domain.bundle)
+    return connect(url, svid=svid, server_name="crm")
 
 
 async def refusal(world: World, url: str, token: str | None, *, tool: str = "read_contact", **arguments: str) -> str:
