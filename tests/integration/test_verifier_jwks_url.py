@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import ssl
 import time
@@ -178,7 +179,9 @@ def redirect(request: BaseHTTPRequestHandler) -> None:
 def too_long(request: BaseHTTPRequestHandler) -> None:
     request.send_response(200)
     request.end_headers()
-    request.wfile.write(b" " * 70_000)
+    with contextlib.suppress(OSError):  # until the other side has had enough
+        while True:
+            request.wfile.write(b" " * 8192)
 
 
 def damaged(request: BaseHTTPRequestHandler) -> None:
@@ -197,7 +200,7 @@ def trickle(request: BaseHTTPRequestHandler) -> None:
     for _ in range(30):
         try:
             request.wfile.write(b" ")
-        except OSError:  # the other side has had enough
+        except OSError:
             return
         time.sleep(0.05)
 

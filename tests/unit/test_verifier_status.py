@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from authz_sidecar.verifier import OneShot, Presenter, Reason
 from tests.support.tokens import (
+    NOW,
     OTHER_SHA256,
     X5T,
     Issuer,
@@ -65,6 +67,12 @@ def test_one_shot_token_is_accepted_once() -> None:
     verify(TOKEN, once)
     refuse(Reason.REPLAYED, TOKEN, subject=once)
     verify(Issuer().token(id="dec-02"), verifier(one_shot=OneShot()))
+
+
+def test_one_shot_token_is_remembered_through_the_leeway() -> None:
+    late = verifier(one_shot=OneShot(), now=lambda: NOW + timedelta(seconds=125))
+    verify(TOKEN, late)
+    refuse(Reason.REPLAYED, TOKEN, subject=late)
 
 
 def test_refused_use_does_not_spend_a_one_shot_token() -> None:
