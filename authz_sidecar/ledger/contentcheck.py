@@ -58,13 +58,17 @@ class ContentCheck:
         if len(self._batch) == 1024:
             self._flush()
 
-    def findings(self, stored: sqlite3.Connection) -> list[Finding]:
-        """What is wrong, after the last entry. The state tables are compared only when the entries could be read."""
-        self._flush()
-        if self._complete and not self._findings:
-            for _, index, detail in state_differences(stored, self._rebuilt):
-                self._findings.append(Finding(first=index, last=index, detail=detail))
+    def findings(self) -> list[Finding]:
+        """What is wrong with single entries, after the last one."""
         return self._findings
+
+    def state_findings(self, stored: sqlite3.Connection) -> list[Finding]:
+        """What is wrong with the state tables. Means something only when nothing is wrong with the entries."""
+        self._flush()
+        if not self._complete:
+            return []
+        differences = state_differences(stored, self._rebuilt)
+        return [Finding(first=index, last=index, detail=detail) for index, detail in differences]
 
     def close(self) -> None:
         self._rebuilt.close()

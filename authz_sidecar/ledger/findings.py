@@ -15,6 +15,7 @@ class Finding:
 
     Attributes:
         first, last: the entries it is about; equal when it names one, both None when it is about no entry.
+        first_known: `first` itself is wrong or missing, not just some entry of the range.
         detail: one sentence.
         checkpoint: size of the stored checkpoint that is wrong, when that is what is wrong.
     """
@@ -22,6 +23,7 @@ class Finding:
     first: int | None
     last: int | None
     detail: str
+    first_known: bool = False
     checkpoint: int | None = None
 
     @classmethod
@@ -84,7 +86,7 @@ def earliest(findings: Sequence[Finding]) -> tuple[int | None, tuple[int, int] |
     span = (_first(start), start.last if start.last is not None else _first(start))
     if exact is not None and _first(exact) <= span[1]:
         return exact.first, span, f"{exact.detail}; {start.detail}"
-    return span[0] if span[0] == span[1] else None, span, start.detail
+    return span[0] if start.first_known else None, span, start.detail
 
 
 def _first(finding: Finding) -> int:

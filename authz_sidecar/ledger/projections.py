@@ -218,8 +218,8 @@ def apply_state(connection: sqlite3.Connection, first_index: int, derived: Seque
         connection.execute(_ADD_COUNT, (REVOCATION_EPOCH, revocations))
 
 
-def state_differences(stored: sqlite3.Connection, rebuilt: sqlite3.Connection) -> Iterator[tuple[str, int | None, str]]:
-    """Rows of the state tables that are not what the log says, as (table, index of an entry or None, what differs)."""
+def state_differences(stored: sqlite3.Connection, rebuilt: sqlite3.Connection) -> Iterator[tuple[int | None, str]]:
+    """Rows of the state tables that are not what the log says, as (index of an entry or None, what differs)."""
     for table, key in STATE_TABLES.items():
         query = f"SELECT * FROM {table} ORDER BY {key}"  # noqa: S608 - names come from the table above
         width = key.count(",") + 1
@@ -228,19 +228,30 @@ def state_differences(stored: sqlite3.Connection, rebuilt: sqlite3.Connection) -
 
 def _differences(
     table: str, width: int, stored: Iterable[tuple[object, ...]], rebuilt: Iterable[tuple[object, ...]]
-) -> Iterator[tuple[str, int | None, str]]:
-    """Compare two ordered streams; the first difference of a table is enough."""
+) -> Iterator[tuple[int | None, str]]:
+    """Merge two streams ordered by key; the first difference of a table is enough."""
     right = iter(rebuilt)
     for left in stored:
         other = next(right, None)
-        if left != other:
-            name = "/".join(map(str, left[:width]))
-            yield table, _entry_of(table, width, left, other), f"`{table}` row of `{name}` is not what the entries say"
-            return
+        if left == other:
+            continue
+        if other is not None and _key(other, width) < _key(left, width):
+            yield _entry_of(table, width, other, other), f"`{table}` lacks the row of `{_name(other, width)}`"
+        else:
+            detail = f"`{table}` row of `{_name(left, width)}` is not what the entries say"
+            yield _entry_of(table, width, left, other), detail
+        return
     other = next(right, None)
     if other is not None:
-        name = "/".join(map(str, other[:width]))
-        yield table, _entry_of(table, width, other, other), f"`{table}` lacks the row of `{name}`"
+        yield _entry_of(table, width, other, other), f"`{table}` lacks the row of `{_name(other, width)}`"
+
+
+def _key(row: tuple[object, ...], width: int) -> tuple[str, ...]:
+    return tuple(map(str, row[:width]))
+
+
+def _name(row: tuple[object, ...], width: int) -> str:
+    return "/".join(_key(row, width))
 
 
 def _entry_of(table: str, width: int, row: tuple[object, ...], rebuilt: tuple[object, ...] | None) -> int | None:

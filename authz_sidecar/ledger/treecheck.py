@@ -8,7 +8,7 @@ they tell which entry, or which 256 entries, no longer match.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from authz_sidecar.ledger.checkpoint import Checkpoint
@@ -37,6 +37,9 @@ class TreeCheck:
         self._signed = sorted(signed, key=lambda root: root.checkpoint.size)
         self._next = 0
         self._good_size = 0
+        self._last_match = -1
+        self._broken_size = 0
+        self._refined = False
         self._computed = CompactRange()
         # The tree of the stored leaf hashes, from the first entry on that does not match its own.
         self._stored: CompactRange | None = None
@@ -77,7 +80,8 @@ class TreeCheck:
 
     def findings(self) -> list[Finding]:
         """What is wrong, after the last entry."""
-        findings = [*self._mismatches, *(finding for finding in (self._gap, self._broken) if finding is not None)]
+        breaks = (self._gap, self._fork() or self._broken)
+        findings = [*self._mismatches, *(finding for finding in breaks if finding is not None)]
         for tile in self._bad_tiles:
             if tile.last is not None and tile.last < self._good_size:
                 # The entries lead to a signed root, so it is the stored hash that was altered.
@@ -88,15 +92,25 @@ class TreeCheck:
 
     def _compare(self) -> None:
         """Compare with every signed root of the present size."""
-        while self._next < len(self._signed) and self._signed[self._next].checkpoint.size == self._computed.size:
+        size = self._computed.size
+        while self._next < len(self._signed) and self._signed[self._next].checkpoint.size == size:
             signed = self._signed[self._next]
             self._next += 1
             if self._computed.root() == signed.checkpoint.root:
-                self._good_size = self._computed.size
-                continue
-            if self._broken is None:
-                self._broken = self._narrow(signed)
-                self._next = len(self._signed)
+                self._last_match = size
+                if self._broken is None:
+                    self._good_size = size
+            elif self._broken is None:
+                self._broken, self._broken_size = self._narrow(signed), size
+            else:
+                self._refine(signed)
+
+    def _fork(self) -> Finding | None:
+        """A signed root that does not fit, and one as large or larger that does: two histories, both signed."""
+        if self._broken is None or self._last_match < self._broken_size:
+            return None
+        detail = f"{self._broken.detail}, and the same key signed this log too: the log was rewritten by its own key"
+        return Finding(first=0, last=self._broken_size - 1, detail=detail)
 
     def _narrow(self, signed: SignedRoot) -> Finding:
         """The entries that no longer lead to a signed root, as few as the stored hashes can prove."""
@@ -105,12 +119,26 @@ class TreeCheck:
         if self._stored is not None and self._stored.root() == root and self._mismatches:
             # The stored leaf hashes are the signed ones, so exactly the entries that differ from theirs were altered.
             return self._mismatches[0]
-        first, last = self._good_size, size - 1
+        first = self._good_size if self._good_size < size else 0
+        return self._within_tile(Finding(first=first, last=size - 1, detail=what), signed)
+
+    def _refine(self, signed: SignedRoot) -> None:
+        """A later checkpoint can tell more: the tile that was unfinished under the first bad one is full under it."""
+        broken = self._broken
+        if self._refined or broken is None or broken.exact or broken.last is None:
+            return
+        if signed.checkpoint.size > broken.last - broken.last % TILE_WIDTH + TILE_WIDTH:
+            self._refined = True
+            self._broken = self._within_tile(broken, signed)
+
+    def _within_tile(self, finding: Finding, signed: SignedRoot) -> Finding:
+        """When the stored tile hashes are the signed ones, the first that differs holds the first altered entry."""
         bad = self._bad_tiles[0] if self._bad_tiles else None
-        if bad is not None and bad.first is not None and bad.last is not None and self._tiles_lead_to(size, root):
-            # The stored tile hashes are the signed ones, so the first tile that differs holds the first altered entry.
-            first, last = max(first, bad.first), min(last, bad.last)
-        return Finding(first=first, last=last, detail=f"{what}; the first altered one is among {first} to {last}")
+        if bad is None or bad.first is None or bad.last is None or finding.first is None or finding.last is None:
+            return finding
+        if not self._tiles_lead_to(signed.checkpoint.size, signed.checkpoint.root):
+            return finding
+        return replace(finding, first=max(finding.first, bad.first), last=min(finding.last, bad.last))
 
     def _tiles_lead_to(self, size: int, root: bytes) -> bool:
         full = size // TILE_WIDTH

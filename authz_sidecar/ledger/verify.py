@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from authz_sidecar.errors import OperatorError
+from authz_sidecar.errors import IntegrityFailure, OperatorError
 from authz_sidecar.ledger.checkpoint import Checkpoint, open_checkpoint
 from authz_sidecar.ledger.contentcheck import ContentCheck
 from authz_sidecar.ledger.findings import Finding, Kind, VerifyResult, earliest
@@ -31,7 +31,7 @@ __all__ = ["Kind", "VerifyResult", "verify"]
 
 Progress = Callable[[int, int], None]
 
-_PAGE = 512
+_PROGRESS_STEP = 1024
 _ENTRIES = f"""
 SELECT entry.idx, entry.leaf_hash, entry.body, entry.payload, payload.sha256, payload.content,
     {", ".join(f"record_index.{column}" for column in INDEX_COLUMNS)}
@@ -61,11 +61,19 @@ def verify(
 
     Raises:
         OperatorError: no ledger there, or `vkey` or `checkpoint` is not what it should be.
+        IntegrityFailure: the database is so damaged that not even the number of entries can be read.
     """
     pinned = _parse_vkey(vkey)
     outside = _parse_outside(checkpoint, vkey) if checkpoint is not None else None
     with _opened(ledger) as reader, reader.snapshot() as connection:
-        return _Verification(reader, connection, pinned, outside).run(progress)
+        try:
+            run = _Verification(reader, connection, pinned, outside)
+            run.read_checkpoints()
+        except sqlite3.DatabaseError as error:
+            raise IntegrityFailure(
+                f"the database in `{reader.directory}` is damaged ({error}); keep the directory as evidence"
+            ) from error
+        return run.read_entries(progress)
 
 
 class _Verification:
@@ -82,32 +90,30 @@ class _Verification:
         self._signed: list[SignedRoot] = []
         self._findings: list[Finding] = []
 
-    def run(self, progress: Progress | None) -> VerifyResult:
-        self._read_checkpoints()
+    def read_entries(self, progress: Progress | None) -> VerifyResult:
         if self._outside is not None and self._outside.size <= self._size:
             self._signed.append(SignedRoot(self._outside, "external"))
         with closing(ContentCheck()) as content:
             tree = TreeCheck(self._reader, [root for root in self._signed if root.checkpoint.size <= self._size])
             try:
-                self._read_entries(tree, content, progress)
-                self._findings += [*tree.findings(), *content.findings(self._connection), *self._orphans()]
+                self._feed(tree, content, progress)
+                self._findings += [*tree.findings(), *content.findings(), *self._orphans()]
+                if not self._findings:
+                    self._findings += content.state_findings(self._connection)
             except sqlite3.DatabaseError as error:
                 self._findings += tree.findings()
                 self._findings.append(Finding.at(tree.size, f"entry {tree.size} cannot be read: {error}"))
             return self._result(tree, content.missing)
 
-    def _read_entries(self, tree: TreeCheck, content: ContentCheck, progress: Progress | None) -> None:
-        rows = self._connection.execute(_ENTRIES)
-        done = 0
-        while page := rows.fetchmany(_PAGE):
-            for row in page:
-                tree.add(row[0], row[1], row[2])
-                content.add(row[0], row[2], row[3:6], row[6:])
-            done += len(page)
-            if progress is not None:
+    def _feed(self, tree: TreeCheck, content: ContentCheck, progress: Progress | None) -> None:
+        # Row by row: a page of rows would be lost with the first one that cannot be read.
+        for done, row in enumerate(self._connection.execute(_ENTRIES), 1):
+            tree.add(row[0], row[1], row[2])
+            content.add(row[0], row[2], row[3:6], row[6:])
+            if progress is not None and (done % _PROGRESS_STEP == 0 or done == self._size):
                 progress(done, self._size)
 
-    def _read_checkpoints(self) -> None:
+    def read_checkpoints(self) -> None:
         """Collect the genuine ones; report the others, those beyond the end, and a missing closing one."""
         for size, note in self._connection.execute("SELECT size, note FROM checkpoint ORDER BY size"):
             problem = None
@@ -124,7 +130,10 @@ class _Verification:
             self._signed.append(SignedRoot(checkpoint, "stored"))
             if size > self._size:
                 detail = f"entries {self._size} to {size - 1} are missing: a checkpoint covers them"
-                self._findings.append(Finding(first=self._size, last=size - 1, detail=detail))
+                self._findings.append(Finding(first=self._size, last=size - 1, detail=detail, first_known=True))
+        if self._reader.claimed_vkey != str(self._pinned):
+            detail = f"the log names another key than the pinned one, `{self._pinned.name}`"
+            self._findings.append(Finding(first=None, last=None, detail=detail))
         signed_size = self._signed_size()
         if not self._signed:
             detail = f"no checkpoint in the log is signed with the pinned key `{self._pinned.name}`"
