@@ -6,6 +6,7 @@ Exits with 0 when every claim held, 1 when one did not or something failed, 130 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import tempfile
@@ -21,17 +22,18 @@ from examples.demo.scenes import Evidence, Scenes
 from examples.demo.stage import answer_without_certificate, authz_sidecar, running
 
 _INTERRUPTED = 130
+_LONGEST_DIRECTORY = 75
 
 
 def main() -> int:
     # An interrupt unwinds through asyncio and ends every child; a request to end has to do the same.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-    tell = Narration(console)
+    # The framework's greeting would stand in the middle of the story.
+    os.environ["PYDANTIC_AI_NO_BANNER"] = "1"
+    tell = Narration(Console(highlight=False))
     started = time.monotonic()
-    # Short, because the path of a Unix socket has at most 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="az-") as name:
+    with tempfile.TemporaryDirectory(prefix="az-", dir=_short_directory()) as name:
         try:
             _demonstrate(Path(name), tell)
         except KeyboardInterrupt:
@@ -41,9 +43,14 @@ def main() -> int:
             tell.claim("the demonstration runs to its end", False, seen=f"{type(error).__name__}: {error}")
             tell.show(traceback.format_exc())
             _show_logs(Path(name), tell)
-    held = len(tell.claims) - len(tell.failed)
-    console.print(f"\n[bold]{held} of {len(tell.claims)} claims held, in {time.monotonic() - started:.1f} s[/bold]")
-    return 0 if held == len(tell.claims) else 1
+    tell.end(time.monotonic() - started)
+    return 1 if tell.failed else 0
+
+
+def _short_directory() -> str:
+    """Where temporary files go. The path of a Unix socket has at most 107 bytes (unix(7)), so not too deep."""
+    chosen = tempfile.gettempdir()
+    return chosen if len(chosen) <= _LONGEST_DIRECTORY else "/tmp"  # noqa: S108 - a new directory of mode 0700 is made there
 
 
 def _demonstrate(directory: Path, tell: Narration) -> None:
