@@ -30,7 +30,9 @@ from authz_sidecar.clock import system_now
 class Client:
     """Asks the sidecar from any thread. Closed at the end of the program, so that outcomes are not lost.
 
-    After a fork it raises SidecarUnavailable (`FORKED`) in the child, which has to make its own.
+    After a fork it raises SidecarUnavailable (`FORKED`) in the child, which has to make its own. Programs that fork
+    while a client is connected should set `GRPC_ENABLE_FORK_SUPPORT=0`: gRPC's own handling of forks can crash the
+    child.
     """
 
     def __init__(

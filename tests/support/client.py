@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -209,9 +209,9 @@ def timestamp(moment: datetime) -> Timestamp:
 
 @dataclass
 class FakeSidecar:
-    """Serves one Unix socket from a thread of its own."""
+    """Serves one address, usually a Unix socket, from a thread of its own."""
 
-    socket: Path
+    address: str
     credentials: grpc.ServerCredentials | None = None
     seen: list[Seen] = field(default_factory=list)
     outcomes: list[authorization_pb2.ReportOutcomeRequest] = field(default_factory=list)
@@ -221,6 +221,7 @@ class FakeSidecar:
     unary_failures: dict[str, list[common_pb2.Error]] = field(default_factory=dict)
     contradictions: list[str] = field(default_factory=list)
     streams: int = 0
+    open_streams: int = 0
     refused: common_pb2.Error | None = None
 
     def __post_init__(self) -> None:
@@ -229,11 +230,8 @@ class FakeSidecar:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._server: grpc.aio.Server | None = None
+        self.target = self.address
         self.start()
-
-    @property
-    def target(self) -> str:
-        return f"unix:{self.socket}"
 
     def on(self, tool: str, *behaviours: Behaviour) -> None:
         """What happens to the calls of a tool, one after the other; the last one stays."""
@@ -262,7 +260,8 @@ class FakeSidecar:
         if self.credentials is None:
             server.add_insecure_port(self.target)
         else:
-            server.add_secure_port(self.target, self.credentials)
+            port = server.add_secure_port(self.target, self.credentials)
+            self.target = self.target.replace(":0", f":{port}")
         await server.start()
         self._server = server
 
@@ -313,12 +312,14 @@ class _Authorization(authorization_pb2_grpc.AuthorizationServiceServicer):
                 calls.append(asyncio.create_task(answer(message.request)))
 
         calls: list[asyncio.Task[None]] = [asyncio.create_task(read())]
+        sidecar.open_streams += 1
         try:
             ended: list[asyncio.Future[Any]] = [calls[0], dropped]
             await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
             if dropped.done() and dropped.result() is not grpc.StatusCode.OK:
                 await context.abort(dropped.result(), "told to end")
         finally:
+            sidecar.open_streams -= 1
             for call in calls:
                 call.cancel()
 
@@ -328,7 +329,7 @@ class _Authorization(authorization_pb2_grpc.AuthorizationServiceServicer):
         answer = await self._sidecar.behave(_seen(request, UNARY, context))
         if answer is None or not answer.HasField("response"):
             shown = answer.error if answer is not None else failure(grpc.StatusCode.INTERNAL, "")
-            return await _abort(context, shown)
+            await _abort(context, shown)
         return answer.response
 
     async def ReportOutcome(self, request: Any, context: Any) -> authorization_pb2.ReportOutcomeResponse:
@@ -391,16 +392,19 @@ def _seen(request: Request, stream: int, context: Any) -> Seen:
     return Seen(request, stream, certificate, str(metadata.get("authorization", "")))
 
 
-async def _abort(context: Any, shown: common_pb2.Error) -> Any:
+async def _abort(context: Any, shown: common_pb2.Error) -> NoReturn:
     code = next(code for code in grpc.StatusCode if code.value[0] == shown.code)
     await context.abort(code, shown.message, (("authz-error-bin", shown.SerializeToString()),))
+    raise AssertionError("abort always raises")
 
 
 @contextmanager
-def fake_sidecar(credentials: grpc.ServerCredentials | None = None) -> Iterator[FakeSidecar]:
+def fake_sidecar(
+    credentials: grpc.ServerCredentials | None = None, *, address: str | None = None
+) -> Iterator[FakeSidecar]:
     # Socket paths are limited to 107 bytes, which a test's own directory can exceed.
     with tempfile.TemporaryDirectory(prefix="az-", dir="/tmp") as directory:
-        sidecar = FakeSidecar(Path(directory) / "s", credentials)
+        sidecar = FakeSidecar(address or f"unix:{directory}/s", credentials)
         try:
             yield sidecar
         finally:
