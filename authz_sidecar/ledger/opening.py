@@ -17,7 +17,7 @@ from authz_sidecar.ledger.fileguard import DirectoryLock, FileIdentity
 from authz_sidecar.ledger.note import Signer
 from authz_sidecar.ledger.options import LedgerOptions
 from authz_sidecar.ledger.prepare import prepare
-from authz_sidecar.ledger.reader import check_format
+from authz_sidecar.ledger.reader import NOT_A_LEDGER, check_format
 from authz_sidecar.ledger.records import Record, envelope
 from authz_sidecar.ledger.schema import DATABASE, WAL, Connect, create_database, open_reader, open_writer
 from authz_sidecar.ledger.tree import CompactRange
@@ -154,7 +154,7 @@ def _explained(directory: Path) -> Iterator[None]:
             " write to, on a local disk"
         ) from error
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in NOT_A_LEDGER:
             raise IntegrityFailure(f"the database in `{directory}` is damaged ({error}); {REMEDY}") from error
         raise OperatorError(
             f"cannot open the ledger in `{directory}`: {error}; check permissions, free space and other processes"

@@ -16,10 +16,10 @@ from authz_sidecar.errors import IntegrityFailure, OperatorError
 from authz_sidecar.ledger.reads import LedgerReads, StoredEntry
 from authz_sidecar.ledger.schema import DATABASE, FORMAT, WAL, open_reader
 
-__all__ = ["LedgerReader", "StoredEntry", "check_format"]
+__all__ = ["NOT_A_LEDGER", "LedgerReader", "StoredEntry", "check_format"]
 
 # SQLITE_ERROR is what a missing table gives.
-_NOT_A_LEDGER = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+NOT_A_LEDGER = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class LedgerReader(LedgerReads):
@@ -82,7 +82,7 @@ def check_format(connection: sqlite3.Connection, database: Path) -> None:
     try:
         row = connection.execute("SELECT format FROM log").fetchone()
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _NOT_A_LEDGER:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in NOT_A_LEDGER:
             raise OperatorError(f"cannot read `{database}`: {error}; check permissions and the disk") from error
         raise IntegrityFailure(
             f"`{database}` is not a readable ledger ({error}): keep the directory as evidence, then restore a backup or"
