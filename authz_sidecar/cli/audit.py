@@ -87,7 +87,9 @@ def query(
     task: Annotated[str, typer.Option("--task", metavar="ID", help="The task.")] = "",
     tool: Annotated[str, typer.Option("--tool", metavar="SERVER/NAME", help="The tool.")] = "",
     resource: Annotated[str, typer.Option("--resource", metavar="ID", help="The exact resource.")] = "",
-    outcome: Annotated[OutcomeFilter | None, typer.Option("--outcome", help="What was decided.")] = None,
+    outcome: Annotated[
+        OutcomeFilter | None, typer.Option("--outcome", metavar="OUTCOME", help="permit, deny or approval_required.")
+    ] = None,
     reason: Annotated[str, typer.Option("--reason", metavar="CODE", help="Reason code of a decision.")] = "",
     jti: Annotated[str, typer.Option("--jti", metavar="ID", help="The token that a decision granted.")] = "",
     type_: Annotated[
@@ -98,7 +100,7 @@ def query(
     ] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time.")] = None,
     after: Annotated[int | None, typer.Option("--after", metavar="INDEX", min=0, help="Behind this entry.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many; 0 for all.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=0, help="At most so many; 0 for all.")] = 100,
     ledger: LedgerOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     output: OutputOption = OutputFormat.HUMAN,
@@ -129,7 +131,9 @@ def query(
 
 @app.command()
 def tail(
-    number: Annotated[int, typer.Option("--lines", "-n", min=0, help="Start with so many of the newest.")] = 20,
+    number: Annotated[
+        int, typer.Option("--lines", "-n", metavar="N", min=0, help="Start with so many of the newest.")
+    ] = 20,
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as records arrive, until interrupted.")] = False,
     ledger: LedgerOption = None,

@@ -30,7 +30,7 @@ MEANING: dict[ExitCode, str] = {
     ExitCode.USAGE: "the command line is wrong",
     ExitCode.UNREACHABLE: "something cannot be reached, read or loaded",
     ExitCode.UNSAFE: "evidence was tampered with, or going on would be unsafe",
-    ExitCode.INCOMPLETE: "the ledger lacks entries that it should have",
+    ExitCode.INCOMPLETE: "entries or payloads are missing from the ledger",
     ExitCode.UNANCHORED: "the ledger agrees with itself, but was not compared with a checkpoint from outside",
     ExitCode.INTERNAL: "a bug in this program",
     ExitCode.LEDGER_POISONED: "`serve` stopped because the ledger could not be written safely",

@@ -21,7 +21,9 @@ def healthcheck(
     url: Annotated[
         str | None, typer.Option("--url", metavar="URL", help="Ask there, like `http://127.0.0.1:9180`; reads no file.")
     ] = None,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.1, max=60, help="Seconds to wait.")] = 2.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=0.1, max=60, help="How long to wait.")
+    ] = 2.0,
     output: OutputOption = OutputFormat.HUMAN,
 ) -> None:
     """Ask the sidecar's HTTP port whether it is ready: a policy bundle is active and the ledger can be written."""

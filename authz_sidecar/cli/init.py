@@ -21,11 +21,16 @@ def init(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Made when it does not exist.")],
     *,
     trust_domain: Annotated[
-        str | None, typer.Option("--trust-domain", help="Name of the trust domain; `example.org` unless given.")
+        str | None,
+        typer.Option("--trust-domain", metavar="NAME", help="Name of the trust domain; `example.org` unless given."),
     ] = None,
-    agent: Annotated[list[str] | None, typer.Option("--agent", help="Also make an SVID for this agent.")] = None,
+    agent: Annotated[
+        list[str] | None,
+        typer.Option("--agent", metavar="NAME", help="Also make an SVID for this agent; may be repeated."),
+    ] = None,
     service: Annotated[
-        list[str] | None, typer.Option("--service", help="Also make an SVID for this tool server.")
+        list[str] | None,
+        typer.Option("--service", metavar="NAME", help="Also make an SVID for this tool server; may be repeated."),
     ] = None,
     renew: Annotated[bool, typer.Option("--renew", help="Issue all SVIDs again, and nothing else.")] = False,
     output: OutputOption = OutputFormat.HUMAN,

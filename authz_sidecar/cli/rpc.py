@@ -45,7 +45,9 @@ KeyOption = Annotated[Path | None, typer.Option("--key", metavar="FILE", help="I
 BundleOption = Annotated[
     Path | None, typer.Option("--bundle", metavar="FILE", help="Authorities of the sidecar's trust domain, PEM.")
 ]
-TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, max=300, help="Seconds to wait for an answer.")]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0.1, max=300, help="How long to wait.")
+]
 
 # The DNS name in every sidecar's SVID; gRPC compares names, not SPIFFE IDs.
 _SERVER_NAME = "authz-sidecar"

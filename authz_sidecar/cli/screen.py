@@ -23,7 +23,8 @@ class OutputFormat(StrEnum):
 
 
 OutputOption = Annotated[
-    OutputFormat, typer.Option("--output", "-o", help="Write for people or for programs.", show_default=True)
+    OutputFormat,
+    typer.Option("--output", "-o", metavar="human|json", help="Write for people or for programs.", show_default=True),
 ]
 
 

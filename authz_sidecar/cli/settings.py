@@ -19,7 +19,9 @@ ConfigOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one key, like `http.address=127.0.0.1:9180`."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override one key, like `http.address=127.0.0.1:9180`; may be repeated."
+    ),
 ]
 
 

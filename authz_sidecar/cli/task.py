@@ -26,15 +26,21 @@ TaskArgument = Annotated[str, typer.Argument(metavar="ID", help="The task.")]
 @app.command()
 @calls_sidecar
 def start(
-    purpose: Annotated[str, typer.Option("--purpose", help="Why, in one line; recorded in the clear.")],
+    purpose: Annotated[str, typer.Option("--purpose", metavar="TEXT", help="Why, in one line; recorded in the clear.")],
     *,
-    tool: Annotated[list[str], typer.Option("--tool", metavar="SERVER/NAME", help="A tool it may use; repeat.")],
+    tool: Annotated[
+        list[str], typer.Option("--tool", metavar="SERVER/NAME", help="A tool it may use; may be repeated.")
+    ],
     ceiling: Annotated[str, typer.Option("--ceiling", metavar="CLASS", help="Highest data class it may touch.")],
     resource: Annotated[
         list[str] | None,
-        typer.Option("--resource", metavar="PATTERN", help="Resources it may touch; all unless given."),
+        typer.Option(
+            "--resource", metavar="PATTERN", help="Resources it may touch; may be repeated; all unless given."
+        ),
     ] = None,
-    objective: Annotated[str, typer.Option("--objective", help="The full objective; may be erased later.")] = "",
+    objective: Annotated[
+        str, typer.Option("--objective", metavar="TEXT", help="The full objective; may be erased later.")
+    ] = "",
     initiator: Annotated[
         str | None,
         typer.Option("--initiator", metavar="KIND:ID", help="human:ID or workflow:ID; the current user unless given."),
@@ -102,7 +108,9 @@ def show(
 def complete(
     task: TaskArgument,
     *,
-    summary: Annotated[str, typer.Option("--summary", help="What came of it; may be erased later.")] = "",
+    summary: Annotated[
+        str, typer.Option("--summary", metavar="TEXT", help="What came of it; may be erased later.")
+    ] = "",
     caller: CallerOptions,
     output: OutputOption = OutputFormat.HUMAN,
 ) -> None:

@@ -65,7 +65,9 @@ def verify(
     resource: Annotated[
         str | None, typer.Option("--resource", metavar="ID", help="Compare the resource too, not only the arguments.")
     ] = None,
-    leeway: Annotated[int, typer.Option("--leeway", min=0, max=30, help="Seconds that clocks may differ.")] = 10,
+    leeway: Annotated[
+        int, typer.Option("--leeway", metavar="SECONDS", min=0, max=30, help="How much clocks may differ.")
+    ] = 10,
     output: OutputOption = OutputFormat.HUMAN,
 ) -> None:
     """Verify a token against one call, offline, as a tool server does. A rejection is a failed check.

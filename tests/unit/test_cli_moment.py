@@ -20,6 +20,7 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
         ("15m", NOW - timedelta(minutes=15)),
         ("2h", NOW - timedelta(hours=2)),
         ("7d", NOW - timedelta(days=7)),
+        ("2026-02-28", datetime(2026, 2, 28, tzinfo=UTC)),
         ("2026-02-28T23:30:00+01:00", datetime(2026, 2, 28, 22, 30, tzinfo=UTC)),
         ("2026-02-28T23:30:00.250000Z", datetime(2026, 2, 28, 23, 30, 0, 250000, tzinfo=UTC)),
     ],
@@ -29,7 +30,7 @@ def test_an_instant_or_how_long_ago(text: str | None, moment: datetime | None) -
 
 
 @pytest.mark.parametrize(
-    "text", ["", "yesterday", "2026-02-28", "2026-02-28T23:30:00", "0m", "-5m", "5", "5w", "\u0665m"]
+    "text", ["", "yesterday", "2026-02-30", "2026-W09-6", "2026-02-28T23:30:00", "0m", "-5m", "5", "5w", "\u0665m"]
 )
 def test_a_time_without_an_offset_or_unit_is_refused(text: str) -> None:
     with pytest.raises(Unusable, match="--since"):
