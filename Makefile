@@ -4,7 +4,6 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
-DEMO_ARGS ?=
 IMAGE ?= authz-sidecar:dev
 
 SHELL := /bin/bash
@@ -61,7 +60,7 @@ $(LOCK_STAMP):
 
 .PHONY: demo
 demo: venv ## run the demonstration: an agent, a tool server and the sidecar
-	@$(BIN)/authz-sidecar demo $(DEMO_ARGS)
+	@$(BIN)/python -m examples.demo
 
 .PHONY: bench
 bench: venv ## measure the decision path against the budgets

@@ -37,8 +37,11 @@ def run(*, rounds: int, seconds: float) -> dict[str, object]:
         try:
             full = Target("sidecar", made.socket, *files)
             empty = Target("empty handler", noop_socket, *files)
+            pids = {full.name: sidecar.process.pid, empty.name: noop.pid}
             before = _steps(sidecar)
-            figures, cpu = asyncio.run(_interleave(full, empty, task_id, sidecar, noop, rounds, seconds))
+            figures, cpu = asyncio.run(
+                _interleave(full, empty, task_id=task_id, pids=pids, rounds=rounds, seconds=seconds)
+            )
             steps = _step_costs(before, _steps(sidecar))
             memory = _rss_mib(sidecar.process.pid)
         finally:
@@ -61,24 +64,16 @@ def _start_noop(made: World, socket: Path) -> subprocess.Popen[bytes]:
          str(sidecar / "bundle.pem")],
         stdout=subprocess.PIPE,
     )  # fmt: skip
-    assert process.stdout is not None
-    if process.stdout.readline() != b"ready\n":
+    if process.stdout is None or process.stdout.readline() != b"ready\n":
         raise RuntimeError("the empty handler did not start")
     return process
 
 
 async def _interleave(
-    full: Target,
-    empty: Target,
-    task_id: str,
-    sidecar: Sidecar,
-    noop: subprocess.Popen[bytes],
-    rounds: int,
-    seconds: float,
+    full: Target, empty: Target, *, task_id: str, pids: dict[str, int], rounds: int, seconds: float
 ) -> tuple[dict[str, list[Figures]], dict[str, float]]:
     figures: dict[str, list[Figures]] = defaultdict(list)
     cpu: dict[str, list[float]] = defaultdict(list)
-    pids = {full.name: sidecar.process.pid, empty.name: noop.pid}
     for round_number in range(rounds + 1):
         for mode, connect in MODES.items():
             for callers in CALLERS:
@@ -152,4 +147,4 @@ def _rss_mib(pid: int) -> float:
 
 if __name__ == "__main__":
     started = time.perf_counter()
-    print(run(rounds=2, seconds=1.0), time.perf_counter() - started)  # noqa: T201
+    print(run(rounds=2, seconds=1.0), time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""A load generator that treats every server the same: mutual TLS on a Unix socket, the same messages, unary or stream."""
+"""A load generator that treats every server the same: mutual TLS on a Unix socket, the same messages."""
 
 from __future__ import annotations
 

@@ -27,9 +27,7 @@ def answer(request: authorization_pb2.AuthorizeRequest) -> authorization_pb2.Aut
                 id="read-contacts", effect="permit", reason="agents may read what their task covers", sha256="0" * 64
             )
         ],
-        token=authorization_pb2.Token(
-            value="e" * 1200, jti="0" * 22, audience="https://crm.example.org"
-        ),
+        token=authorization_pb2.Token(value="e" * 1200, jti="0" * 22, audience="https://crm.example.org"),
         policy_digest="sha256:" + "0" * 64,
         position=common_pb2.LedgerPosition(log="authz.example.org/local", index=123456),
         resource="crm:contact/c-1001",
@@ -53,17 +51,16 @@ class Noop(authorization_pb2_grpc.AuthorizationServiceServicer):
             )
 
 
-async def main(socket: str, certificate: str, key: str, bundle: str) -> None:
+async def main(socket: str, certificate: bytes, key: bytes, bundle: bytes) -> None:
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     authorization_pb2_grpc.add_AuthorizationServiceServicer_to_server(Noop(), server)
-    pair = (Path(key).read_bytes(), Path(certificate).read_bytes())
     server.add_secure_port(
-        f"unix:{socket}", grpc.ssl_server_credentials([pair], Path(bundle).read_bytes(), require_client_auth=True)
+        f"unix:{socket}", grpc.ssl_server_credentials([(key, certificate)], bundle, require_client_auth=True)
     )
     await server.start()
-    print("ready", flush=True)  # noqa: T201
+    print("ready", flush=True)
     await server.wait_for_termination()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:5]))
+    asyncio.run(main(sys.argv[1], *(Path(name).read_bytes() for name in sys.argv[2:5])))

@@ -27,12 +27,14 @@ _AGENT, _THUMBPRINT = "spiffe://example.org/agent/planner", "A4DtL2JmUMhAsvJj5tK
 _ARGUMENTS: dict[str, Any] = {"contact_id": "c-1042", "fields": ["name", "email"], "limit": 10}
 
 
-def microseconds(work: Callable[[], object], *, calls: int = 200, rounds: int = 15) -> float:
-    """Best round, per call."""
-    return min(timeit.repeat(work, number=calls, repeat=rounds)) / calls * 1e6
+def run(*, calls: int = 200, rounds: int = 15) -> dict[str, float]:
+    """Microseconds per call, the best of `rounds` rounds."""
+    return {
+        name: min(timeit.repeat(work, number=calls, repeat=rounds)) / calls * 1e6 for name, work in _lines().items()
+    }
 
 
-def main() -> None:
+def _lines() -> dict[str, Callable[[], object]]:
     key = SigningKey.generate()
     minter = Minter(KeyRing(key), _ISSUER, new_jti=lambda: "0123456789abcdefghijkl")
     record = _record(minter)
@@ -50,26 +52,20 @@ def main() -> None:
             token, presenter=presenter, tool="crm/read_contact", arguments=_ARGUMENTS, resource="crm:contact/c-1042"
         )
 
-    lines: list[tuple[str, Callable[[], object]]] = [
-        ("plan", lambda: _plan(minter)),
-        ("mint: claims, signature, read back", lambda: minter.mint(record)),
-        ("  of which the claims", lambda: claims_of(record, issuer=_ISSUER)),
-        ("  of which the signature", lambda: key.sign(jws.signing_input)),
-        ("  left out: verifying the signature", lambda: check_signature(jws.signing_input, jws.signature, key.public)),
-        ("verify: all steps, arguments included", verify),
-        ("  of which the signature", lambda: check_signature(jws.signing_input, jws.signature, key.public)),
-        ("  of which the arguments' digest", lambda: arguments_sha256(_ARGUMENTS)),
-        ("PyJWT encode, for comparison", lambda: jwt.encode(claims, private, "ES256")),
-        (
-            "PyJWT decode, for comparison",
-            lambda: jwt.decode(
-                reference, private.public_key(), ["ES256"], audience=_AUDIENCE, options={"verify_exp": False}
-            ),
+    return {
+        "plan": lambda: _plan(minter),
+        "mint: claims, signature, read back": lambda: minter.mint(record),
+        "  of which the claims": lambda: claims_of(record, issuer=_ISSUER),
+        "  of which the signature": lambda: key.sign(jws.signing_input),
+        "  left out: verifying the signature": lambda: check_signature(jws.signing_input, jws.signature, key.public),
+        "verify: all steps, arguments included": verify,
+        "  of which signature": lambda: check_signature(jws.signing_input, jws.signature, key.public),
+        "  of which the arguments' digest": lambda: arguments_sha256(_ARGUMENTS),
+        "PyJWT encode, for comparison": lambda: jwt.encode(claims, private, "ES256"),
+        "PyJWT decode, for comparison": lambda: jwt.decode(
+            reference, private.public_key(), ["ES256"], audience=_AUDIENCE, options={"verify_exp": False}
         ),
-    ]
-    print(f"token of {len(token)} characters; microseconds per call, best of 15 rounds")
-    for name, work in lines:
-        print(f"{name:40}{microseconds(work):8.1f}")
+    }
 
 
 def _plan(minter: Minter) -> dict[str, Any]:
@@ -97,4 +93,5 @@ def _record(minter: Minter) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    for name, value in run().items():
+        print(f"{name:40}{value:8.1f}")
