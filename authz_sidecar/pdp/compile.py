@@ -20,7 +20,7 @@ from authz_sidecar.pdp.literals import literal_problems, named_entities
 from authz_sidecar.pdp.policies import Policy, policy_set, read_policies
 from authz_sidecar.pdp.probe import probe_problems
 from authz_sidecar.pdp.schema import generated_schema
-from authz_sidecar.pdp.source import Statement, offset_of, syntax_problem
+from authz_sidecar.pdp.source import Statement, depth_problem, offset_of, syntax_problem
 from authz_sidecar.policy.bundle import BundleFiles, BundleRejected, load_bundle
 from authz_sidecar.policy.files import SCHEMA_FILE
 
@@ -79,15 +79,18 @@ def _refuse(problems: Sequence[Problem]) -> None:
 
 def _schema_problems(operators: str, whole: str) -> Iterator[Problem]:
     statement = Statement(SCHEMA_FILE, operators, 1, 1)
-    problem = syntax_problem(statement, Schema.from_str, "schema")
+    problem = depth_problem(statement, angles=True) or syntax_problem(statement, Schema.from_str, "schema")
     if problem is not None:
         yield problem
         return
     try:
         Schema.from_str(whole)
     except ValueError as error:
-        message = f"does not fit the actions generated from the catalog: {error}"
-        yield statement.problem(message, offset_of(operators, str(error)))
+        # The engine repeats a missing name once for every action that needs it.
+        start, separator, names = str(error).partition(": ")
+        said = f"{start}{separator}{', '.join(dict.fromkeys(names.split(', ')))}"
+        message = f"does not fit the actions generated from the catalog: {said}"
+        yield statement.problem(message, offset_of(operators, said))
 
 
 def _validation_problems(policies: Sequence[Policy], schema: Schema) -> Iterator[Problem]:
@@ -100,7 +103,11 @@ def _validation_problems(policies: Sequence[Policy], schema: Schema) -> Iterator
     seen: set[tuple[str, str]] = set()
     for error in result.errors:
         message = error.error.removeprefix(f"for policy `{error.policy_id}`, ")
-        if (error.policy_id, message) in seen:
+        # This one only follows from an action that does not exist, which has an error of its own.
+        follows = message.startswith("unable to find an applicable action") and any(
+            name == error.policy_id for name, _ in seen
+        )
+        if follows or (error.policy_id, message) in seen:
             continue
         seen.add((error.policy_id, message))
         statement = places.get(error.policy_id)

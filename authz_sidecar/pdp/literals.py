@@ -49,10 +49,10 @@ def literal_problems(policy: Policy, known: Mapping[str, frozenset[str]]) -> Ite
             hint = nearest(uid.id, sorted(known[kind]))
             message = f'`{kind}::"{uid.id}"` does not exist: no {_SOURCES[kind]}{hint}'
             yield statement.problem(message, _offset(statement.text, uid))
-    for clause in policy.tree.clauses:
-        for uid in _uses_of_absent(clause.expr, allowed=False):
-            message = f"`{uid}` can be compared, but is not loaded: its attributes and groups are not known here"
-            yield statement.problem(message, _offset(statement.text, uid))
+    absent = {uid for clause in policy.tree.clauses for uid in _uses_of_absent(clause.expr, allowed=False)}
+    for uid in sorted(absent, key=str):
+        message = f"`{uid}` can be compared, but is not loaded: its attributes and groups are not known here"
+        yield statement.problem(message, _offset(statement.text, uid))
 
 
 def _uses_of_absent(node: pst.Expr, *, allowed: bool) -> Iterator[pst.EntityUid]:

@@ -12,7 +12,7 @@ from cedarpy import PolicySet, policies_to_json_str, pst
 
 from authz_sidecar.documents import Problem
 from authz_sidecar.pdp.annotations import ApprovalRule, annotation_problems, approval_rule
-from authz_sidecar.pdp.source import Statement, split, syntax_problem
+from authz_sidecar.pdp.source import Statement, depth_problem, split, syntax_problem
 from authz_sidecar.pdp.verdict import PolicyRef
 
 MAX_POLICIES = 20_000
@@ -81,6 +81,10 @@ def policy_set(policies: list[Policy]) -> PolicySet:
 
 def _parse(file: str, text: str, problems: list[Problem]) -> Iterator[tuple[Statement, pst.Template, bytes]]:
     statements = split(file, text)
+    too_deep = [problem for statement in statements if (problem := depth_problem(statement))]
+    if too_deep:
+        problems += too_deep
+        return
     try:
         tree = PolicySet.from_str(text, release_gil=True).to_pst()
         documents = orjson.loads(policies_to_json_str(text))

@@ -13,6 +13,7 @@ from cedarpy import Decision, Entities, PolicySet, Schema, is_authorized
 
 from authz_sidecar.documents import Problem
 from authz_sidecar.pdp.request import Query, StartTaskFacts, ToolCallFacts, start_task_query, tool_call_query
+from authz_sidecar.pdp.source import Statement
 from authz_sidecar.policy.bundle import Bundle
 from authz_sidecar.policy.catalog import DerivedResource, Tool
 from authz_sidecar.policy.data import Classification
@@ -35,21 +36,31 @@ def probe_problems(bundle: Bundle, schema: Schema, actions_only: Entities) -> It
         *(start_task_query(bundle, _start(bundle, manifest)) for manifest in (None, *bundle.agents.values())),
         *(tool_call_query(bundle, _call(bundle, tool)) for tool in bundle.catalog.tools.values()),
     ]
+    statement = Statement(SCHEMA_FILE, bundle.schema, 1, 1)
     seen: set[str] = set()
     for question in questions:
-        message = _refusal(question, schema, actions_only, anything)
-        if message is not None and message not in seen:
-            seen.add(message)
-            action = question.action["id"]
-            text = f"the schema does not take what the sidecar supplies for action `{action}`: {message}"
-            yield Problem(file=SCHEMA_FILE, message=text)
+        refusal = _refusal(question, schema, actions_only, anything)
+        if refusal is None or refusal[0] in seen:
+            continue
+        message, declaration = refusal
+        seen.add(message)
+        text = (
+            f"does not take what the sidecar supplies for action `{question.action['id']}`: {message}; "
+            "keep the shipped attributes, and make your own optional (`?`)"
+        )
+        yield statement.problem(text, max(bundle.schema.find(declaration), 0))
 
 
-def _refusal(query: Query, schema: Schema, actions_only: Entities, policies: PolicySet) -> str | None:
-    try:
-        entities = actions_only.with_added_json_str(orjson.dumps(query.entities).decode(), schema)
-    except ValueError as error:
-        return str(error)
+def _refusal(query: Query, schema: Schema, actions_only: Entities, policies: PolicySet) -> tuple[str, str] | None:
+    """What the engine says, and the declaration that it says it about."""
+    for entity in query.entities:
+        try:
+            actions_only.with_added_json_str(orjson.dumps([entity]).decode(), schema)
+        except ValueError as error:
+            uid = entity["uid"]
+            kind = uid["type"] if isinstance(uid, dict) else ""
+            return f"entity type `{kind}`: {error}", f"entity {kind}"
+    entities = actions_only.with_added_json_str(orjson.dumps(query.entities).decode(), schema)
     request = {
         "principal": query.principal,
         "action": query.action,
@@ -58,7 +69,7 @@ def _refusal(query: Query, schema: Schema, actions_only: Entities, policies: Pol
     }
     result = is_authorized(request, policies, entities, schema)
     if result.decision is Decision.NoDecision:
-        return "; ".join(result.diagnostics.errors) or "no decision"
+        return "; ".join(result.diagnostics.errors) or "no decision", f'action "{query.action["id"]}"'
     return None
 
 

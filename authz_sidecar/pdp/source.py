@@ -15,6 +15,14 @@ _TOKEN = re.compile(
     r"""(?P<skip>//[^\n]*|\s+)|"(?:[^"\\]|\\.)*"?|[A-Za-z_]\w*|\d+|::|==|!=|<=|>=|&&|\|\||.""",
     re.DOTALL,
 )
+# The engine descends into what is nested with the native stack, and a text that exhausts it ends the process. Measured
+# with cedarpy 4.12.2 on an 8 MiB stack: 90 brackets inside each other pass, 1,000 crash; 1,000 operators in a row pass,
+# 10,000 crash. These bounds hold on 1 MiB too.
+MAX_BRACKETS = 40
+MAX_OPERATORS = 200
+
+_DEEPER = frozenset({"if", "then", "else", "in", "has", "like", "is", "when", "unless", "::"})
+_BRACKETS = {"(": ")", "[": "]", "{": "}"}
 # The engine's words for a text that could still be completed.
 _UNFINISHED = "unexpected end of input"
 
@@ -70,6 +78,35 @@ def split(file: str, text: str) -> list[Statement]:
         counted = begin
         statements.append(Statement(file, text[begin:stop], line, begin - text.rfind("\n", 0, begin)))
     return statements
+
+
+def depth_problem(statement: Statement, *, angles: bool = False) -> Problem | None:
+    """What is nested too deeply for the engine, at the token that goes too far. Must come before any engine call.
+
+    Args:
+        statement: the text.
+        angles: whether `<` and `>` are brackets, as in a schema.
+    """
+    # Operators in the open segment of every open bracket; a comma or `;` begins a new segment.
+    counts = [0]
+    for token in _TOKEN.finditer(statement.text):
+        text = token[0]
+        if token["skip"] or text[0] == '"':
+            continue
+        if text in _BRACKETS or (angles and text == "<"):
+            counts.append(0)
+        elif len(counts) > 1 and (text in _BRACKETS.values() or (angles and text == ">")):
+            counts.pop()
+            counts[-1] += 1
+        elif text in (",", ";"):
+            counts[-1] = 0
+        elif text in _DEEPER or not (text[0].isalnum() or text[0] in "_@;"):
+            counts[-1] += 1
+        if len(counts) > MAX_BRACKETS + 1:
+            return statement.problem(f"more than {MAX_BRACKETS} brackets inside each other", token.start())
+        if sum(counts) > MAX_OPERATORS:
+            return statement.problem(f"more than {MAX_OPERATORS} operators in one expression", token.start())
+    return None
 
 
 def syntax_problem(statement: Statement, parse: Callable[[str], object], kind: str = "policy") -> Problem | None:

@@ -183,16 +183,15 @@ class _Compiler:
 
     def _pattern(self, pattern: str, path: KeyPath) -> str:
         # `re.search` with `$` accepts a trailing newline, `\d` accepts digits of every script: neither is meant.
-        body = rf"\A(?a:{pattern[1:-1]})\Z"
         if not (pattern.startswith("^") and pattern.endswith("$") and len(pattern) > 1):
             self._say(path, "write the pattern as `^...$`, so that it covers the whole value")
             return ""
         try:
-            re.compile(body)
+            re.compile(pattern[1:-1])
         except re.error as error:
-            self._say(path, f"not a regular expression: {error}")
+            self._say(path, f"not a regular expression: {error.msg}")
             return ""
-        return body
+        return rf"\A(?a:{pattern[1:-1]})\Z"
 
     def _say(self, path: KeyPath, message: str) -> None:
         self.problems.append((path, message))
