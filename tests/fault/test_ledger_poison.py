@@ -193,4 +193,6 @@ def test_reading_goes_on_beside_a_poisoned_writer(tmp_path: Path) -> None:
         await ledger.close()
 
     asyncio.run(run())
+    # Closing must not move into the database what a failed commit may have left in the write-ahead log.
+    assert (tmp_path / "ledger.db-wal").stat().st_size > 0
     assert sqlite3.connect(tmp_path / "ledger.db").execute("SELECT clean FROM log").fetchone() == (0,)
