@@ -245,6 +245,9 @@ def _stream(screen: Screen, entries: Iterator[StoredEntry]) -> None:
 
 
 def _task_fields(document: Mapping[str, Json]) -> dict[str, str]:
+    """A task document as fields: who and why before what and when, whatever the order in the ledger."""
     from authz_sidecar.cli.record_view import flattened
 
-    return {name: value for name, value in flattened(dict(document)).items() if value != "null"}
+    first = ("id", "state", "agent", "purpose", "initiator")
+    ordered = {name: document[name] for name in (*first, *document) if name in document}
+    return {name: value for name, value in flattened(ordered).items() if value != "null"}

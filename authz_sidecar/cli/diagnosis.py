@@ -87,9 +87,6 @@ def permissions(config_file: Path) -> Iterator[Finding]:
 
 def _identity(config: Config, now: datetime) -> Iterator[Finding]:
     svid = config.identity.svid
-    if svid is None:
-        yield Finding("identity", "failed", "`identity.svid` is not set", "name its certificate and key files")
-        return
     source = FileIdentitySource(
         svid_cert=svid.certificate, svid_key=svid.private_key, bundles=config.identity.bundles
     ).current()

@@ -15,8 +15,7 @@ from authz_sidecar.strictjson import Json
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
-    from authz_sidecar.client.tasks import Initiator
-    from authz_sidecar.v1 import task_pb2
+    from authz_sidecar.v1 import common_pb2, task_pb2
 
 app = typer.Typer(no_args_is_help=True, help="Start, look at and complete tasks.")
 
@@ -56,20 +55,17 @@ def start(
     import secrets
 
     from authz_sidecar.cli.moment import parse_duration
-    from authz_sidecar.client.tasks import start_request
-    from authz_sidecar.v1 import common_pb2, task_pb2_grpc
+    from authz_sidecar.v1 import common_pb2, task_pb2, task_pb2_grpc
 
-    request = start_request(
+    request = task_pb2.StartTaskRequest(
         request_id=request_id or secrets.token_urlsafe(16),
         purpose=purpose,
         objective=objective,
         initiator=_initiator(initiator),
-        tools=tool,
-        resources=resource or ["*"],
-        ceiling=ceiling,
-        ttl=parse_duration("--ttl", ttl),
-        traceparent="",
+        scope=task_pb2.TaskScope(tools=tool, resources=resource or ["*"], ceiling=ceiling),
     )
+    if duration := parse_duration("--ttl", ttl):
+        request.ttl.FromTimedelta(duration)
     with connected(caller) as sidecar:
         answer = sidecar.call(task_pb2_grpc.TaskServiceStub(sidecar.channel).StartTask, request)
     started = answer.outcome == common_pb2.OUTCOME_PERMIT
@@ -123,18 +119,17 @@ def complete(
     _print_task(Screen(output), answer.task)
 
 
-def _initiator(text: str | None) -> Initiator:
+def _initiator(text: str | None) -> common_pb2.Initiator:
     """`human:ID` or `workflow:ID`. Raises Unusable."""
     import getpass
 
-    from authz_sidecar.client.tasks import Initiator
+    from authz_sidecar.v1 import common_pb2
 
-    if text is None:
-        return Initiator(kind="human", id=getpass.getuser())
-    kind, _, identifier = text.partition(":")
-    if not identifier or kind not in ("human", "workflow"):
-        raise Unusable(f"`--initiator {text[:64]}`: expected human:ID or workflow:ID")
-    return Initiator(kind="human" if kind == "human" else "workflow", id=identifier)
+    kinds = {"human": common_pb2.INITIATOR_KIND_HUMAN, "workflow": common_pb2.INITIATOR_KIND_WORKFLOW}
+    kind, _, identifier = (text if text is not None else f"human:{getpass.getuser()}").partition(":")
+    if not identifier or kind not in kinds:
+        raise Unusable(f"`--initiator {kind[:16]}:...`: expected human:ID or workflow:ID")
+    return common_pb2.Initiator(kind=kinds[kind], id=identifier)
 
 
 def _print_task(screen: Screen, task: task_pb2.Task) -> None:
