@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self, Unpack
 
-from authz_sidecar.client.answers import permits, read_decision
-from authz_sidecar.client.arguments import encode_arguments, result_sha256
-from authz_sidecar.client.call import Asked, CallOptions, GuardedCall, asked, granted
-from authz_sidecar.client.credentials import BearerJwtSvid, ChannelSource, MutualTls, SvidFiles
+from authz_sidecar.client.call import CallOptions, GuardedCall, check_options, granted
+from authz_sidecar.client.credentials import SvidFiles
 from authz_sidecar.client.decision import Decision, Permitted
-from authz_sidecar.client.errors import RequestRejected, SidecarUnavailable
-from authz_sidecar.client.failures import invalid_answer
 from authz_sidecar.client.guard import AsyncGuard
-from authz_sidecar.client.outcomes import Outcome, OutcomeReporter, OutcomeStatus
-from authz_sidecar.client.stream import Answer
-from authz_sidecar.client.tasks import Initiator, TaskInfo, read_started, read_task, start_request
-from authz_sidecar.client.transport import Transport
+from authz_sidecar.client.outcomes import OutcomeStatus
+from authz_sidecar.client.session import Session
+from authz_sidecar.client.tasks import Initiator, NewTask, TaskInfo
 from authz_sidecar.clock import system_now
-from authz_sidecar.v1 import authorization_pb2, task_pb2
 
 DEFAULT_TIMEOUT = timedelta(seconds=5)
 DEFAULT_SERVER_NAME = "authz-sidecar"
-
-_THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 def random_request_id() -> str:
@@ -73,32 +64,22 @@ class AsyncClient:
 
         Raises ValueError or TypeError for combinations that cannot work.
         """
-        if proof_key_thumbprint and not _THUMBPRINT.fullmatch(proof_key_thumbprint):
-            raise ValueError("`proof_key_thumbprint` must be a base64url SHA-256 of 43 characters")
-        if timeout <= timedelta(0):
-            raise ValueError("`timeout` must be positive")
-        source: ChannelSource
-        if svid is not None and jwt_svid is None:
-            source = MutualTls(target, svid, server_name)
-        elif jwt_svid is not None and svid is None:
-            if not proof_key_thumbprint:
-                raise ValueError("`jwt_svid` needs `proof_key_thumbprint`: tokens have to be bound to a key")
-            source = BearerJwtSvid(target, jwt_svid)
-        else:
-            raise ValueError("give either `svid` or `jwt_svid`")
-        self._timeout_s = timeout.total_seconds()
-        self._transport = Transport(source, timeout_s=self._timeout_s, on_unclaimed=self._unclaimed)
-        self._reporter = OutcomeReporter(self._send_outcome)
-        self._proof_key_thumbprint = proof_key_thumbprint
-        self._traceparent = traceparent
-        self._new_request_id = new_request_id
-        self._closed = False
-        self.now = now
+        self._session = Session(
+            target,
+            svid=svid,
+            jwt_svid=jwt_svid,
+            proof_key_thumbprint=proof_key_thumbprint,
+            server_name=server_name,
+            timeout=timeout,
+            traceparent=traceparent,
+            new_request_id=new_request_id,
+            now=now,
+        )
 
     @property
     def unreported_outcomes(self) -> int:
         """How many outcomes could not be reported so far. Each was logged by `authz_sidecar.client`."""
-        return self._reporter.unreported
+        return self._session.unreported_outcomes
 
     async def start_task(
         self,
@@ -126,110 +107,25 @@ class AsyncClient:
 
         Raises TaskRefused, RequestRejected, SidecarUnavailable.
         """
-        request = start_request(
-            request_id=self._new_request_id(),
+        new = NewTask(
             purpose=purpose,
-            objective=objective,
             initiator=initiator,
             tools=tools,
             resources=resources,
             ceiling=ceiling,
+            objective=objective,
             ttl=ttl,
-            traceparent=self.trace(traceparent),
+            traceparent=self._session.trace(traceparent),
         )
-        return AsyncTask(self, read_started(await self._transport.call(lambda c: c.tasks.StartTask, request)))
+        return AsyncTask(self._session, await self._session.start_task(new))
 
     async def get_task(self, task_id: str) -> AsyncTask:
         """A task that was started before. Raises RequestRejected (`TASK_NOT_FOUND`) and SidecarUnavailable."""
-        return AsyncTask(self, await self.describe(task_id))
-
-    async def describe(self, task_id: str) -> TaskInfo:
-        """What the sidecar knows about a task now. Raises like `get_task`."""
-        response = await self._transport.call(lambda c: c.tasks.GetTask, task_pb2.GetTaskRequest(task_id=task_id))
-        if response.task.task_id != task_id:
-            raise invalid_answer("another task than the one asked for")
-        return read_task(response.task)
-
-    async def complete(self, task_id: str, summary: str) -> TaskInfo:
-        """See AsyncTask.complete."""
-        request = task_pb2.CompleteTaskRequest(task_id=task_id, summary=summary)
-        try:
-            response = await self._transport.call(lambda c: c.tasks.CompleteTask, request)
-        except RequestRejected as rejected:
-            # The answer to a first attempt may have been lost: then it is complete, and asking again says so.
-            if rejected.reason != "TASK_NOT_ACTIVE" or (info := await self.describe(task_id)).state != "completed":
-                raise
-            return info
-        return read_task(response.task)
-
-    def trace(self, traceparent: str | None) -> str:
-        """The trace context to send: the one given, or the callable's, in the context of whoever calls this."""
-        if traceparent is None and self._traceparent is not None:
-            traceparent = self._traceparent()
-        return traceparent or ""
-
-    def asked(
-        self, task_id: str, tool: tuple[str, str], arguments: Mapping[str, object], options: CallOptions
-    ) -> Asked:
-        """A request that was not sent yet, in the trace of whoever calls this. Raises RequestRejected."""
-        return asked(
-            request_id=self._new_request_id(),
-            task_id=task_id,
-            tool=tool,
-            arguments=arguments,
-            options={**options, "traceparent": self.trace(options.get("traceparent"))},
-            proof_key_thumbprint=self._proof_key_thumbprint,
-        )
-
-    async def decide(self, asked: Asked) -> Decision:
-        """Ask the sidecar. Raises RequestRejected and SidecarUnavailable."""
-        request = asked.request
-        response = await self._transport.authorize(request)
-        try:
-            decision = read_decision(request, response)
-        except SidecarUnavailable as invalid:
-            self._owe_nothing(response, invalid.reason, to=request.request_id)
-            raise
-        if not isinstance(decision, Permitted):
-            self._owe_nothing(response, decision.reason_code, to=request.request_id)
-        return decision
-
-    def outcome(
-        self,
-        permit: Permitted,
-        status: OutcomeStatus,
-        *,
-        arguments: Mapping[str, object] | None,
-        result: object,
-        detail: str,
-    ) -> Outcome:
-        """The outcome that AsyncTask.report reports, in the trace of whoever calls this."""
-        return Outcome(
-            decision_id=permit.decision_id,
-            status=status,
-            result_sha256=result_sha256(result),
-            arguments_sha256=encode_arguments(arguments).sha256 if arguments is not None else b"",
-            detail=detail,
-            traceparent=self.trace(None),
-        )
-
-    def report(self, outcome: Outcome) -> None:
-        """Report in the background. Never raises for a report that cannot be delivered."""
-        if self._closed:
-            self._reporter.give_up(outcome, "the client is closed")
-        else:
-            self._reporter.submit(outcome)
-
-    def give_up(self, outcome: Outcome, why: str) -> None:
-        """Count and log an outcome that will not be reported."""
-        self._reporter.give_up(outcome, why)
+        return AsyncTask(self._session, await self._session.get_task(task_id))
 
     async def close(self) -> None:
         """Deliver outstanding reports, for at most the timeout, then disconnect. Calls in progress fail."""
-        if not self._closed:
-            self._closed = True
-            await self._reporter.flush(self._timeout_s)
-            await self._transport.close()
+        await self._session.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -239,25 +135,12 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _send_outcome(
-        self, request: authorization_pb2.ReportOutcomeRequest
-    ) -> authorization_pb2.ReportOutcomeResponse:
-        return await self._transport.call(lambda c: c.authorization.ReportOutcome, request)
-
-    def _unclaimed(self, answer: Answer) -> None:
-        self._owe_nothing(answer.response, "the caller had stopped waiting", to=answer.request_id)
-
-    def _owe_nothing(self, response: authorization_pb2.AuthorizeResponse, detail: str, *, to: str) -> None:
-        """A permit that nobody will act on still owes its outcome, unless it is about something else altogether."""
-        if permits(response) and response.request_id == to:
-            self.report(Outcome(decision_id=response.decision_id, status=OutcomeStatus.NOT_ATTEMPTED, detail=detail))
-
 
 class AsyncTask:
-    """A task of this agent. `info` is as of when this object was made."""
+    """A task of this agent, made by AsyncClient. `info` is as of when this object was made."""
 
-    def __init__(self, client: AsyncClient, info: TaskInfo) -> None:
-        self._client = client
+    def __init__(self, session: Session, info: TaskInfo) -> None:
+        self._session = session
         self.info = info
 
     @property
@@ -271,7 +154,8 @@ class AsyncTask:
 
         Only `Permitted` allows the call, and it owes a `report`. Raises RequestRejected and SidecarUnavailable.
         """
-        return await self._client.decide(self._client.asked(self.id, (server, tool), arguments, options))
+        check_options(options)
+        return await self._session.decide(self._session.asked(self.id, (server, tool), arguments, options))
 
     def guard(
         self,
@@ -285,11 +169,13 @@ class AsyncTask:
         Entering raises ToolDenied, ApprovalPending, RequestRejected or SidecarUnavailable, and then the body does not
         run. As a decorator it takes the arguments from the call, and passes the Grant to a parameter named `grant`.
         """
+        session = self._session
+        check_options(options)
 
         async def open_call(arguments: Mapping[str, object]) -> GuardedCall:
-            client = self._client
-            request = client.asked(self.id, (server, tool), arguments, options)
-            return GuardedCall(granted(await client.decide(request)), request, now=client.now, report=client.report)
+            request = session.asked(self.id, (server, tool), arguments, options)
+            permit = granted(await session.decide(request))
+            return GuardedCall(permit, request, now=session.now, report=session.report)
 
         return AsyncGuard(open_call, arguments)
 
@@ -307,12 +193,12 @@ class AsyncTask:
         `arguments` are those really used, None when the tool was not called. Raises RequestRejected when they are not
         JSON.
         """
-        self._client.report(self._client.outcome(permit, status, arguments=arguments, result=result, detail=detail))
+        self._session.report(self._session.outcome(permit, status, arguments=arguments, result=result, detail=detail))
 
     async def complete(self, summary: str = "") -> TaskInfo:
         """End the task: its tokens die. Completing it again is no error.
 
         Raises RequestRejected when it ended otherwise, and SidecarUnavailable.
         """
-        self.info = await self._client.complete(self.id, summary)
+        self.info = await self._session.complete_task(self.id, summary)
         return self.info

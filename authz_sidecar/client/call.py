@@ -40,6 +40,13 @@ class CallOptions(TypedDict, total=False):
     """Send only the digest of the arguments, for tools whose catalog entry says that arguments stay with the agent."""
 
 
+def check_options(options: CallOptions) -> None:
+    """Raises TypeError for an option that does not exist, which Python itself lets through."""
+    unknown = sorted(set(options) - set(CallOptions.__annotations__))
+    if unknown:
+        raise TypeError(f"no such option of a call: {', '.join(unknown)}")
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request as sent, with the arguments that it is about."""

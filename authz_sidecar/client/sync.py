@@ -1,4 +1,4 @@
-"""The client for code without an event loop: the asyncio client in a thread of its own, behind blocking calls."""
+"""The client for code without an event loop: an event loop in a thread of its own, behind blocking calls."""
 
 from __future__ import annotations
 
@@ -10,20 +10,16 @@ from functools import partial
 from types import TracebackType
 from typing import Self, Unpack
 
-from authz_sidecar.client.aio import (
-    DEFAULT_SERVER_NAME,
-    DEFAULT_TIMEOUT,
-    AsyncClient,
-    random_request_id,
-)
-from authz_sidecar.client.call import Asked, CallOptions, GuardedCall, granted
+from authz_sidecar.client.aio import DEFAULT_SERVER_NAME, DEFAULT_TIMEOUT, random_request_id
+from authz_sidecar.client.call import Asked, CallOptions, GuardedCall, check_options, granted
 from authz_sidecar.client.credentials import SvidFiles
 from authz_sidecar.client.decision import Decision, Permitted
 from authz_sidecar.client.errors import SidecarUnavailable
 from authz_sidecar.client.guard import Guard
 from authz_sidecar.client.loop_thread import LoopThread
 from authz_sidecar.client.outcomes import Outcome, OutcomeStatus
-from authz_sidecar.client.tasks import Initiator, TaskInfo
+from authz_sidecar.client.session import Session
+from authz_sidecar.client.tasks import Initiator, NewTask, TaskInfo
 from authz_sidecar.clock import system_now
 
 
@@ -52,7 +48,7 @@ class Client:
 
         `jwt_svid` runs on the client's thread, `traceparent` on the caller's.
         """
-        self._client = AsyncClient(
+        self._session = Session(
             target,
             svid=svid,
             jwt_svid=jwt_svid,
@@ -70,7 +66,7 @@ class Client:
     @property
     def unreported_outcomes(self) -> int:
         """How many outcomes could not be reported so far. Each was logged by `authz_sidecar.client`."""
-        return self._client.unreported_outcomes
+        return self._session.unreported_outcomes
 
     def start_task(
         self,
@@ -85,22 +81,21 @@ class Client:
         traceparent: str | None = None,
     ) -> Task:
         """See AsyncClient.start_task."""
-        start = partial(
-            self._client.start_task,
-            purpose,
+        new = NewTask(
+            purpose=purpose,
             initiator=initiator,
             tools=tools,
             resources=resources,
             ceiling=ceiling,
             objective=objective,
             ttl=ttl,
-            traceparent=self._client.trace(traceparent),
+            traceparent=self._session.trace(traceparent),
         )
-        return Task(self._client, self._thread, self._thread.run(start).info)
+        return Task(self._session, self._thread, self._thread.run(partial(self._session.start_task, new)))
 
     def get_task(self, task_id: str) -> Task:
         """See AsyncClient.get_task."""
-        return Task(self._client, self._thread, self._thread.run(partial(self._client.describe, task_id)))
+        return Task(self._session, self._thread, self._thread.run(partial(self._session.get_task, task_id)))
 
     def close(self) -> None:
         """Deliver outstanding reports, for at most the timeout, then disconnect. Does nothing in a forked child."""
@@ -109,7 +104,7 @@ class Client:
         self._closed = True
         atexit.unregister(self.close)
         try:
-            self._thread.run(self._client.close)
+            self._thread.run(self._session.close)
         finally:
             self._thread.stop()
 
@@ -123,10 +118,10 @@ class Client:
 
 
 class Task:
-    """A task of this agent. `info` is as of when this object was made."""
+    """A task of this agent, made by Client. `info` is as of when this object was made."""
 
-    def __init__(self, client: AsyncClient, thread: LoopThread, info: TaskInfo) -> None:
-        self._client = client
+    def __init__(self, session: Session, thread: LoopThread, info: TaskInfo) -> None:
+        self._session = session
         self._thread = thread
         self.info = info
 
@@ -138,8 +133,9 @@ class Task:
         self, server: str, tool: str, arguments: Mapping[str, object], **options: Unpack[CallOptions]
     ) -> Decision:
         """See AsyncTask.authorize."""
-        request = self._client.asked(self.id, (server, tool), arguments, options)
-        return self._thread.run(partial(self._client.decide, request), unclaimed=self._unclaimed)
+        check_options(options)
+        request = self._session.asked(self.id, (server, tool), arguments, options)
+        return self._thread.run(partial(self._session.decide, request), unclaimed=self._unclaimed)
 
     def guard(
         self,
@@ -150,20 +146,22 @@ class Task:
     ) -> Guard:
         """Guard one call, by `with`, or every call of a function, async or not, as its decorator: AsyncTask.guard."""
 
+        check_options(options)
+
         def ask(arguments: Mapping[str, object]) -> Asked:
-            return self._client.asked(self.id, (server, tool), arguments, options)
+            return self._session.asked(self.id, (server, tool), arguments, options)
 
         def guarded_call(request: Asked, decision: Decision) -> GuardedCall:
-            return GuardedCall(granted(decision), request, now=self._client.now, report=self._report)
+            return GuardedCall(granted(decision), request, now=self._session.now, report=self._report)
 
         def open_call(arguments: Mapping[str, object]) -> GuardedCall:
             request = ask(arguments)
-            decide = partial(self._client.decide, request)
+            decide = partial(self._session.decide, request)
             return guarded_call(request, self._thread.run(decide, unclaimed=self._unclaimed))
 
         async def open_call_async(arguments: Mapping[str, object]) -> GuardedCall:
             request = ask(arguments)
-            decide = partial(self._client.decide, request)
+            decide = partial(self._session.decide, request)
             return guarded_call(request, await self._thread.run_async(decide, unclaimed=self._unclaimed))
 
         return Guard(open_call, open_call_async, arguments)
@@ -178,11 +176,11 @@ class Task:
         detail: str = "",
     ) -> None:
         """See AsyncTask.report."""
-        self._report(self._client.outcome(permit, status, arguments=arguments, result=result, detail=detail))
+        self._report(self._session.outcome(permit, status, arguments=arguments, result=result, detail=detail))
 
     def complete(self, summary: str = "") -> TaskInfo:
         """See AsyncTask.complete."""
-        self.info = self._thread.run(partial(self._client.complete, self.id, summary))
+        self.info = self._thread.run(partial(self._session.complete_task, self.id, summary))
         return self.info
 
     def _unclaimed(self, decision: Decision) -> None:
@@ -197,6 +195,6 @@ class Task:
 
     def _report(self, outcome: Outcome) -> None:
         try:
-            self._thread.call_soon(partial(self._client.report, outcome))
+            self._thread.call_soon(partial(self._session.report, outcome))
         except SidecarUnavailable as problem:
-            self._client.give_up(outcome, problem.message)
+            self._session.give_up(outcome, problem.message)

@@ -27,6 +27,10 @@ class Initiator:
     id: str
     credential: str = field(default="", repr=False)
 
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise ValueError("`kind` of an initiator is `human` or `workflow`")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskInfo:
@@ -44,29 +48,34 @@ class TaskInfo:
     expires_at: datetime
 
 
-def start_request(
-    *,
-    request_id: str,
-    purpose: str,
-    objective: str,
-    initiator: Initiator,
-    tools: Sequence[str],
-    resources: Sequence[str],
-    ceiling: str,
-    ttl: timedelta | None,
-    traceparent: str,
-) -> task_pb2.StartTaskRequest:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """A task that is asked for. See AsyncClient.start_task."""
+
+    purpose: str
+    initiator: Initiator
+    tools: Sequence[str]
+    resources: Sequence[str]
+    ceiling: str
+    objective: str
+    ttl: timedelta | None
+    traceparent: str
+
+
+def start_request(request_id: str, new: NewTask) -> task_pb2.StartTaskRequest:
     """The request on the wire. The sidecar checks it."""
     request = task_pb2.StartTaskRequest(
         request_id=request_id,
-        purpose=purpose,
-        objective=objective,
-        initiator=common_pb2.Initiator(kind=_KINDS[initiator.kind], id=initiator.id, credential=initiator.credential),
-        scope=task_pb2.TaskScope(tools=tools, resources=resources, ceiling=ceiling),
-        traceparent=traceparent,
+        purpose=new.purpose,
+        objective=new.objective,
+        initiator=common_pb2.Initiator(
+            kind=_KINDS[new.initiator.kind], id=new.initiator.id, credential=new.initiator.credential
+        ),
+        scope=task_pb2.TaskScope(tools=new.tools, resources=new.resources, ceiling=new.ceiling),
+        traceparent=new.traceparent,
     )
-    if ttl is not None:
-        request.ttl.FromTimedelta(ttl)
+    if new.ttl is not None:
+        request.ttl.FromTimedelta(new.ttl)
     return request
 
 

@@ -294,6 +294,21 @@ async def test_a_block_is_for_one_call(sidecar: FakeSidecar) -> None:
     assert len(sidecar.seen) == 1
 
 
+async def test_a_misspelled_option_is_refused_where_it_is_written(sidecar: FakeSidecar) -> None:
+    async with async_client(sidecar) as client:
+        task = await start(client)
+        with pytest.raises(TypeError, match="resouce"):
+            task.guard("crm", "read_contact", resouce="crm:contact/1")  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match="resouce"):
+            await task.authorize("crm", "read_contact", {}, resouce="crm:contact/1")  # type: ignore[call-arg]
+    with sync_client(sidecar) as other:
+        again = await asyncio.to_thread(start_sync, other)
+        with pytest.raises(TypeError, match="resouce"):
+            again.guard("crm", "read_contact", resouce="crm:contact/1")  # type: ignore[call-arg]
+
+    assert sidecar.seen == []
+
+
 async def test_a_function_that_does_its_work_later_is_refused(sidecar: FakeSidecar) -> None:
     ran: list[str] = []
 

@@ -47,7 +47,13 @@ async def test_the_agent_is_known_by_its_svid(sidecar: FakeSidecar, tls: TlsFixt
     assert [seen.certificate for seen in sidecar.seen] == [leaf]
 
 
-def test_a_tcp_target_expects_the_same_name(tls: TlsFixture) -> None:
+def test_a_tcp_target_expects_the_same_name_and_needs_no_proxy(
+    tls: TlsFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_grpc_proxy", "")
+    monkeypatch.setenv("no_proxy", "")
     tls.rotate()
     with fake_sidecar(tls.server_credentials(), address="127.0.0.1:0") as sidecar:
         assert sidecar.target.startswith("127.0.0.1:")

@@ -326,10 +326,13 @@ class _Authorization(authorization_pb2_grpc.AuthorizationServiceServicer):
     async def Authorize(self, request: Any, context: Any) -> Response:
         if self._sidecar.refused is not None:
             await _abort(context, self._sidecar.refused)
-        answer = await self._sidecar.behave(_seen(request, UNARY, context))
+        try:
+            answer = await self._sidecar.behave(_seen(request, UNARY, context))
+        except DropStream:
+            answer = None
         if answer is None or not answer.HasField("response"):
-            shown = answer.error if answer is not None else failure(grpc.StatusCode.INTERNAL, "")
-            await _abort(context, shown)
+            told = answer is not None and answer.error.code != 0
+            await _abort(context, answer.error if told and answer else failure(grpc.StatusCode.UNAVAILABLE, ""))
         return answer.response
 
     async def ReportOutcome(self, request: Any, context: Any) -> authorization_pb2.ReportOutcomeResponse:

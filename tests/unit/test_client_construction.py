@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from authz_sidecar.client import AsyncClient, SvidFiles
+from authz_sidecar.client import AsyncClient, Initiator, SvidFiles
 
 FILES = SvidFiles("svid.pem", "svid_key.pem", "bundle.pem")
 THUMBPRINT = "A" * 43
@@ -32,3 +32,12 @@ def test_it_is_refused(target: str, options: dict[str, Any], error: type[Excepti
 
 def test_nothing_is_read_or_connected_before_the_first_call() -> None:
     AsyncClient("unix:/nowhere", svid=FILES)
+
+
+def test_an_initiator_is_a_human_or_a_workflow() -> None:
+    with pytest.raises(ValueError, match="`workflow`"):
+        Initiator("agent", "a-1")  # type: ignore[arg-type]
+
+
+def test_the_credential_of_an_initiator_is_never_shown() -> None:
+    assert "secret" not in repr(Initiator("human", "alice", "secret"))
