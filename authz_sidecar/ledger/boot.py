@@ -1,7 +1,7 @@
 """What is checked before the first record of a run is accepted. Quick: it does not read the whole log.
 
 The newest checkpoint must be signed by our key and the stored hashes must lead to its root; the entries behind it are
-hashed again. An entry altered long ago is found by `verify`, which an auditor runs, not here.
+hashed again. An entry altered long ago, or an altered state table, is found by `verify`, which an auditor runs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
+
+import orjson
 
 from authz_sidecar.clock import Now, parse_time
 from authz_sidecar.errors import ClockBehind, IntegrityFailure, OperatorError
@@ -163,8 +165,13 @@ def _check_witnessed(reads: LedgerReads, witnessed: str, signer: Signer, size: i
 
 
 def _last_time(connection: sqlite3.Connection, size: int) -> datetime | None:
-    row = connection.execute("SELECT time FROM record_index WHERE idx = ?", (size - 1,)).fetchone()
-    return parse_time(row[0]) if row else None
+    """Time of the newest entry, from its bytes and not from the index beside it."""
+    row = connection.execute("SELECT leaf_hash, body FROM entry WHERE idx = ?", (size - 1,)).fetchone()
+    if row is None:
+        return None
+    if leaf_hash(row[1]) != row[0]:
+        _refuse(f"entry {size - 1} does not match its leaf hash")
+    return parse_time(str(orjson.loads(row[1])["time"]))
 
 
 def _short(vkey: str) -> str:

@@ -174,7 +174,7 @@ class Writer:
         if self._sign_due() <= 0:
             self._sign()
         if self._wal_bytes >= (self._options.wal_idle_bytes if item is None else self._options.wal_busy_bytes):
-            self._checkpoint_wal("PASSIVE")
+            self._checkpoint_wal()
         return True
 
     def _next(self) -> _Queued | _Sign | _Stop | None:
@@ -248,7 +248,7 @@ class Writer:
         if not self._transaction(self._batch_start, close_log):
             return False
         self._check_files()
-        self._checkpoint_wal("TRUNCATE")
+        self._checkpoint_wal()
         return True
 
     def _transaction(self, batch_start: int, work: Callable[[], object]) -> bool:
@@ -270,14 +270,14 @@ class Writer:
         if problem is not None:
             raise _FilesChanged(problem)
 
-    def _checkpoint_wal(self, mode: str) -> None:
+    def _checkpoint_wal(self) -> None:
         """Move the write-ahead log into the database: some ten milliseconds in which no commit can run.
 
         A reader or a full disk may leave some of it where it is; it is tried again when the log has grown.
         """
         self._wal_bytes = 0
         try:
-            self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         except sqlite3.OperationalError as error:
             if not _is_disk_full(error):
                 raise

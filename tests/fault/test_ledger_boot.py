@@ -50,6 +50,7 @@ def change(directory: Path, *statements: str) -> None:
         ("UPDATE node SET hash = zeroblob(32)", "do not lead to the signed root"),
         ("DELETE FROM node", "stored hashes are gone"),
         ("DELETE FROM record_index WHERE idx = 299", "the record index ends at 299"),
+        ("UPDATE entry SET body = zeroblob(9) WHERE idx = 299", "entry 299 does not match"),
         ("DELETE FROM log", "lost its `log` row"),
         ("DROP TABLE entry", "damaged"),
     ],
