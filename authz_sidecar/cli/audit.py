@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from authz_sidecar.cli.exit_code import ExitCode
-from authz_sidecar.cli.failure import CommandFailed, Unusable
+from authz_sidecar.cli.failure import CommandFailed, Unsafe, Unusable
 from authz_sidecar.cli.screen import OutputFormat, OutputOption, Screen
 from authz_sidecar.cli.settings import DEFAULT_CONFIG, ConfigOption, load_config
 
 if TYPE_CHECKING:
     from authz_sidecar.ledger.reader import LedgerReader, StoredEntry
     from authz_sidecar.strictjson import Json
+
+_POLL_SECONDS = 0.3
 
 app = typer.Typer(no_args_is_help=True, help="Read and verify the ledger, also while the sidecar is down.")
 
@@ -28,12 +30,24 @@ LedgerOption = Annotated[
 
 @contextmanager
 def opened_ledger(ledger: Path | None, config: Path) -> Iterator[LedgerReader]:
-    """The ledger of a command, read-only. Raises OperatorError, IntegrityFailure or DocumentError."""
+    """The ledger of a command, read-only. Read and interpret its entries within the block.
+
+    Raises OperatorError, IntegrityFailure or DocumentError, and Unsafe for an entry that is not what was written.
+    """
+    import sqlite3
+
     from authz_sidecar.ledger.reader import LedgerReader
 
     directory = ledger or load_config(config, check_paths=False).ledger.directory
     with LedgerReader.open(directory) as reader:
-        yield reader
+        try:
+            yield reader
+        except (ValueError, LookupError, TypeError, sqlite3.DatabaseError) as error:
+            # Only well-formed records are ever written, so one that cannot be understood was altered.
+            raise Unsafe(
+                f"an entry of the ledger in `{directory}` is not what was written ({type(error).__name__}); "
+                "`authz-sidecar audit verify` says which, keep the directory as evidence"
+            ) from error
 
 
 @app.command()
@@ -51,6 +65,8 @@ def timeline(
     with opened_ledger(ledger, config) as reader:
         found = timeline_of(reader, task)
         entries = [event.entry for event in found.events]
+        rows = [row_of(entry).cells() for entry in entries]
+        records: list[Json] = [entry_json(entry) for entry in entries]
         document = reader.load_task(task)
     if not entries:
         raise CommandFailed(f"no record of task `{task}` in this ledger", ExitCode.CHECK_FAILED)
@@ -59,7 +75,7 @@ def timeline(
         screen.document(
             {
                 "task": document,
-                "records": [entry_json(entry) for entry in entries],
+                "records": records,
                 "missing_outcomes": [*found.missing_outcomes],
             }
         )
@@ -68,7 +84,6 @@ def timeline(
         screen.fields(_task_fields(document))
     columns = [name for name in COLUMNS if name not in ("agent", "task")]
     kept = [COLUMNS.index(name) for name in columns]
-    rows = (row_of(entry).cells() for entry in entries)
     screen.table(columns, ([row[position] for position in kept] for row in rows))
     for decision in found.missing_outcomes:
         screen.line(f"no outcome was reported for decision {decision}", "yellow")
@@ -143,16 +158,16 @@ def tail(
     """Show the newest records, oldest first; as JSON, one record a line."""
     import time
 
-    screen = Screen(output)
+    from authz_sidecar.audit.tail import follow as entries_of
+
+    def pause() -> bool:
+        if follow:
+            time.sleep(_POLL_SECONDS)
+        return follow
+
     with opened_ledger(ledger, config) as reader:
-        shown = max(0, reader.size - number)
-        while True:
-            end = reader.size
-            _stream(screen, (entry for index in range(shown, end) if (entry := reader.entry(index)) is not None))
-            shown = end
-            if not follow:
-                return
-            time.sleep(0.3)
+        start = max(0, reader.size - number)
+        _stream(Screen(output), entries_of(reader, start=start, pause=pause))
 
 
 @app.command()
@@ -168,9 +183,9 @@ def show(
 
     with opened_ledger(ledger, config) as reader:
         entry = _find(reader, record)
-    if entry is None:
+        found = entry_json(entry, payload=True) if entry is not None else None
+    if found is None:
         raise CommandFailed(f"no record `{record[:128]}` in this ledger", ExitCode.CHECK_FAILED)
-    found = entry_json(entry, payload=True)
     screen = Screen(output)
     if screen.json:
         screen.document(found)

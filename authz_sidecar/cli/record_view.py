@@ -54,8 +54,11 @@ class Row:
 
 
 def row_of(entry: StoredEntry) -> Row:
-    """The row of an entry. A member of another shape than expected is left empty: the ledger may have been altered."""
-    record = entry.record
+    """The row of an entry. A member of another shape than expected is left empty: the ledger may have been altered.
+
+    Raises ValueError or TypeError when the entry is no record at all.
+    """
+    record = _record(entry)
     return Row(
         index=entry.index,
         time=_text(record, "time"),
@@ -69,11 +72,14 @@ def row_of(entry: StoredEntry) -> Row:
 
 
 def entry_json(entry: StoredEntry, *, payload: bool = False) -> dict[str, Json]:
-    """An entry as JSON: index, leaf hash in hex, the record, and on request the payload (null when there is none)."""
+    """An entry as JSON: index, leaf hash in hex, the record, and on request the payload (null when there is none).
+
+    Raises ValueError or TypeError when the entry is no record at all.
+    """
     found: dict[str, Json] = {
         "index": entry.index,
         "leaf_hash": entry.leaf_hash.hex(),
-        "record": dict(entry.record),
+        "record": dict(_record(entry)),
     }
     if payload:
         found["payload"] = None if entry.payload_record is None else dict(entry.payload_record)
@@ -88,6 +94,13 @@ def flattened(value: Json, prefix: str = "") -> dict[str, str]:
             fields |= flattened(member, f"{prefix}.{name}" if prefix else name)
         return fields
     return {prefix: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
+
+
+def _record(entry: StoredEntry) -> Mapping[str, Json]:
+    record: object = entry.record
+    if not isinstance(record, dict):
+        raise TypeError("the entry is not a JSON object")
+    return record
 
 
 def _what(record: Mapping[str, Json]) -> str:

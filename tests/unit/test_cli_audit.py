@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from asyncio.subprocess import PIPE
@@ -203,6 +204,18 @@ def test_a_directory_without_a_ledger_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_no_ledger_any_more_is_unsafe(directory: Path) -> None:
     (directory / "ledger.db").write_bytes(os.urandom(8192))
     assert audit("tail", "--ledger", str(directory)).exit_code == 4
+
+
+@pytest.mark.parametrize("body", [b"\x00garbage", b"[]", b"7"])
+def test_an_entry_that_was_altered_beyond_reading_is_unsafe_and_says_what_to_run(directory: Path, body: bytes) -> None:
+    connection = sqlite3.connect(directory / "ledger.db")
+    connection.execute("UPDATE entry SET body = ? WHERE idx = 1", (body,))
+    connection.commit()
+    connection.close()
+    for arguments in (["query"], ["tail"], ["show", "1"], ["timeline", "--task", "t-1"]):
+        result = audit(*arguments, "--ledger", str(directory))
+        assert result.exit_code == 4, arguments
+        assert "audit verify" in result.stderr
 
 
 def test_checkpoint_prints_the_newest_note_as_it_is(directory: Path) -> None:
