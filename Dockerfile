@@ -12,6 +12,7 @@ RUN pip install --require-hashes -r requirements/build.txt \
     && pip --python /opt/authz-sidecar/bin/python install --require-hashes --only-binary :all: -r requirements/server.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY authz_sidecar authz_sidecar
+COPY policies policies
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
     && pip --python /opt/authz-sidecar/bin/python install --no-deps --no-index /dist/*.whl
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from authz_sidecar.ledger.filters import QueryFilter
 from authz_sidecar.ledger.store import Ledger
 from authz_sidecar.task.model import Session, Task, session_from_json, task_from_json
 
@@ -52,7 +51,7 @@ class LiveTasks:
         live = LiveTask(
             task_from_json(stored),
             session_from_json(self._ledger.load_session(task_id)),
-            self._decisions(task_id),
+            self._ledger.decisions_by_request(task_id, str(stored["agent"])),
         )
         self.put(live)
         return live
@@ -70,14 +69,6 @@ class LiveTasks:
             idle = next((task_id for task_id, other in self._live.items() if not other.pending), None)
             if idle is not None:
                 del self._live[idle]
-
-    def _decisions(self, task_id: str) -> dict[str, str]:
-        decisions: dict[str, str] = {}
-        for entry in self._ledger.query(QueryFilter(types=("decision",), task_id=task_id)):
-            request = entry.record["request"]
-            if isinstance(request, dict):
-                decisions[str(request["id"])] = str(entry.record["id"])
-        return decisions
 
     def forget(self, task_id: str) -> None:
         """Drop what memory believes; the next use reads the ledger."""

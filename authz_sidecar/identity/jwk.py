@@ -13,8 +13,8 @@ from typing import TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from authz_sidecar.identity import base64url
 from authz_sidecar.strictjson import Json
+from authz_sidecar.verifier import base64url
 
 PublicKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
@@ -147,7 +147,7 @@ def _text(members: Mapping[str, Json], name: str) -> str:
 def _bytes(members: Mapping[str, Json], name: str) -> bytes:
     try:
         return base64url.decode(_text(members, name))
-    except base64url.MalformedBase64Url as error:
+    except ValueError as error:
         raise MalformedJwk(f"`{name}` is {error}") from None
 
 

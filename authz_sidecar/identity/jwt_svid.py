@@ -15,14 +15,13 @@ from jwt.algorithms import get_default_algorithms
 
 from authz_sidecar.clock import format_time
 from authz_sidecar.errors import Unauthenticated
-from authz_sidecar.identity import base64url
-from authz_sidecar.identity.base64url import MalformedBase64Url
 from authz_sidecar.identity.bundle import BundleSet
 from authz_sidecar.identity.jwk import JWT_SVID_ALGORITHMS, JwtKey
 from authz_sidecar.identity.lru import RecentlyUsed
 from authz_sidecar.identity.spiffe_id import MalformedSpiffeId, SpiffeId
 from authz_sidecar.identity.subject import Subject
 from authz_sidecar.strictjson import Json, MalformedJson, parse_object
+from authz_sidecar.verifier import base64url
 
 MAX_TOKEN_BYTES = 8192
 MAX_LEEWAY = timedelta(seconds=30)
@@ -203,7 +202,7 @@ def _number(claims: Mapping[str, Json], name: str) -> datetime | None:
 def _decode(segment: str) -> bytes:
     try:
         return base64url.decode(segment)
-    except MalformedBase64Url as error:
+    except ValueError as error:
         raise _Refused(str(error)) from None
 
 

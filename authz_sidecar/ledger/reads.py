@@ -115,10 +115,16 @@ class LedgerReads:
         )
         return self._indexed(query, request_id, agent, kind)
 
-    def decisions_by_request(self, task_id: str) -> dict[str, str]:
-        """Decision id by request id, for all decisions of a task."""
-        query = "SELECT request_id, decision_id FROM record_index WHERE task_id = ? AND type = 'decision' ORDER BY idx"
-        return {request: decision for request, decision in self._read.execute(query, (task_id,)) if request is not None}
+    def decisions_by_request(self, task_id: str, agent: str) -> dict[str, str]:
+        """Decision id by request id, for all decisions of a task that `agent` asked for.
+
+        Other agents may have named the task too, and were denied; their request ids are not the owner's.
+        """
+        query = """
+            SELECT request_id, decision_id FROM record_index
+            WHERE task_id = ? AND agent = ? AND type = 'decision' AND request_id IS NOT NULL ORDER BY idx
+        """
+        return dict(self._read.execute(query, (task_id, agent)))
 
     def load_task(self, task_id: str) -> dict[str, Json] | None:
         """The task document as it stands after the newest record; None when it was never started."""

@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz_sidecar.errors import Unauthenticated
-from authz_sidecar.identity import base64url
-from authz_sidecar.identity.base64url import MalformedBase64Url
 from authz_sidecar.identity.bundle import BundleSet, MalformedBundle, parse_bundle
 from authz_sidecar.identity.jwt_svid import JwtSvidVerifier
 from authz_sidecar.identity.spiffe_id import MalformedSpiffeId, SpiffeId, TrustDomain
 from authz_sidecar.identity.x509_svid import X509SvidVerifier
+from authz_sidecar.verifier import base64url
 from tests.support.identity import NOW, Authority, JwtSigner, jwks, pem, svid_claims, x509_jwk
 
 # The library warns about certificates it will refuse one day; here only the outcome counts.
@@ -76,7 +75,7 @@ def test_base64url_reads_back_what_it_wrote(raw: bytes) -> None:
 def test_base64url_has_one_spelling_per_value(text: str) -> None:
     try:
         raw = base64url.decode(text)
-    except MalformedBase64Url:
+    except ValueError:
         return
     assert base64url.encode(raw) == text
 

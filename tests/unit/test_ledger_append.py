@@ -196,7 +196,7 @@ async def test_reads_answer_from_the_entries(tmp_path: Path) -> None:
     assert _index(ledger.find_request(AGENT, "decision", "r-1")) == 1
     assert ledger.find_request("spiffe://example.org/other", "decision", "r-1") is None
     assert ledger.find_request(AGENT, "outcome", "r-1") is None
-    assert ledger.decisions_by_request("t") == {"r-1": "d-3", "request-d-2": "d-2"}
+    assert ledger.decisions_by_request("t", AGENT) == {"r-1": "d-3", "request-d-2": "d-2"}
     assert _index(ledger.jti_entry("jti-d-2")) == 2
     assert ledger.jti_entry("jti-d-3") is None
     assert [entry.index for entry in ledger.outcomes("d-1")] == [4]
