@@ -82,7 +82,7 @@ def examine(
     reads = LedgerReads(connection)
     check_key(reads, signer, directory)
     size = reads.size
-    epoch, clean, batch_start = connection.execute("SELECT epoch, clean, batch_start FROM log").fetchone()
+    epoch, clean, run_start = connection.execute("SELECT epoch, clean, run_start FROM log").fetchone()
     signed = _newest_checkpoint(connection, signer)
     if signed.size > size:
         _refuse(f"the newest checkpoint covers {signed.size} entries, the log has {size}: the newest were removed")
@@ -104,7 +104,7 @@ def examine(
         last_time=last_time,
         epoch=epoch,
         clean=bool(clean),
-        unknown=range(0) if clean else range(batch_start, size),
+        unknown=range(0) if clean else range(max(run_start, _last_batch(connection, size)), size),
     )
 
 
@@ -162,6 +162,11 @@ def _check_witnessed(reads: LedgerReads, witnessed: str, signer: Signer, size: i
         _refuse(f"the log was witnessed with {checkpoint.size} entries and now has {size}: it was rolled back")
     if reads.frontier(checkpoint.size).root() != checkpoint.root:
         _refuse(f"the first {checkpoint.size} entries are not those that were witnessed: the log was rewritten")
+
+
+def _last_batch(connection: sqlite3.Connection, size: int) -> int:
+    row = connection.execute("SELECT batch FROM entry WHERE idx = ?", (size - 1,)).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _last_time(connection: sqlite3.Connection, size: int) -> datetime | None:

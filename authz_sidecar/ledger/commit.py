@@ -1,93 +1,86 @@
-"""One transaction: the entries of a batch, what hangs off them, and the proof that this process may still write.
-
-Statements insert many rows at a time. SQLite releases and takes the interpreter lock at every step, and beside a busy
-event loop each hand-over can cost milliseconds, so what counts is the number of statements, not of rows.
-"""
+"""One transaction: the entries of a batch, what hangs off them, and the proof that this process may still write."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import chain
 
 from authz_sidecar.ledger.checkpoint import Checkpoint, sign_checkpoint
 from authz_sidecar.ledger.note import Signer
 from authz_sidecar.ledger.prepare import PreparedEntry
-from authz_sidecar.ledger.projections import INDEX_COLUMNS, apply_state
-from authz_sidecar.ledger.records import SealedPayload
+from authz_sidecar.ledger.projections import apply_rare
+from authz_sidecar.ledger.schema import INCOMING_COLUMNS
 from authz_sidecar.ledger.tree import CompactRange
 
+# Rows in one statement. Each width stays prepared, so that a batch is one statement up to here.
 _WIDEST = 64
+
+_NO_PAYLOAD = (None, None, None)
 
 
 class StaleEpoch(Exception):
     """Another process took the ledger over; nothing was written."""
 
 
-def begin(connection: sqlite3.Connection, epoch: int, batch_start: int) -> None:
-    """Open the write transaction and check the fencing epoch in it.
+def insert_entries(
+    connection: sqlite3.Connection, epoch: int, tree: CompactRange, entries: Sequence[PreparedEntry]
+) -> None:
+    """Store `entries` from index `tree.size` on and grow `tree`, inside the caller's transaction.
 
-    `batch_start` is kept so that a crash knows which records nobody may have been told of.
     Raises StaleEpoch, sqlite3.Error.
     """
-    connection.execute("BEGIN IMMEDIATE")
-    updated = connection.execute("UPDATE log SET batch_start = ? WHERE one = 1 AND epoch = ?", (batch_start, epoch))
-    if updated.rowcount != 1:
-        # The new owner needs the write lock.
-        connection.execute("ROLLBACK")
-        raise StaleEpoch
-
-
-def insert_entries(connection: sqlite3.Connection, tree: CompactRange, entries: Sequence[PreparedEntry]) -> None:
-    """Store `entries` from index `tree.size` on and grow `tree`, inside the caller's transaction."""
     first = tree.size
-    entry_rows, payload_rows, index_rows = [], [], []
+    rows = [_incoming_row(index, epoch, first, entry) for index, entry in enumerate(entries, first)]
+    for begin in range(0, len(rows), _WIDEST):
+        chunk = rows[begin : begin + _WIDEST]
+        try:
+            connection.execute(_insert_sql(len(chunk)), [*chain.from_iterable(chunk)])
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_TRIGGER:
+                raise
+            # The new owner needs the write lock.
+            connection.execute("ROLLBACK")
+            raise StaleEpoch from error
     for index, entry in enumerate(entries, first):
-        payload_index = None
-        if entry.payload is not None:
-            payload_index = _shared_index(connection, entry.payload) if entry.payload.shared else None
-            if payload_index is None:
-                payload_index = index
-                row = (index, entry.payload.sha256, entry.payload.shared, entry.payload.content)
-                # A shared payload may come up again in this very batch, so it must be findable at once.
-                if entry.payload.shared:
-                    _insert(connection, "payload", 4, [row])
-                else:
-                    payload_rows.append(row)
-        entry_rows.append((index, entry.leaf_hash, payload_index, entry.body))
-        index_rows.append((index, *entry.derived.row))
         for node in tree.append(entry.leaf_hash):
             connection.execute("INSERT INTO node (level, idx, hash) VALUES (?, ?, ?)", node)
-    _insert(connection, "entry", 4, entry_rows)
-    _insert(connection, "payload", 4, payload_rows)
-    _insert(connection, "record_index", 1 + len(INDEX_COLUMNS), index_rows)
-    apply_state(connection, first, [entry.derived for entry in entries])
+        apply_rare(connection, index, entry.derived)
 
 
-def insert_checkpoint(connection: sqlite3.Connection, tree: CompactRange, signer: Signer) -> str:
-    """Sign the tree as it stands in the database and keep the note, inside the caller's transaction."""
+def insert_checkpoint(connection: sqlite3.Connection, epoch: int, tree: CompactRange, signer: Signer) -> str:
+    """Sign the tree as it stands in the database and keep the note, inside the caller's transaction.
+
+    Raises StaleEpoch, sqlite3.Error.
+    """
     note = sign_checkpoint(Checkpoint(signer.name, tree.size, tree.root()), signer)
     # Ed25519 is deterministic: signing a size again gives the same note.
-    connection.execute("INSERT OR REPLACE INTO checkpoint (size, note) VALUES (?, ?)", (tree.size, note))
+    stored = connection.execute(
+        "INSERT OR REPLACE INTO checkpoint (size, note) SELECT ?, ? FROM log WHERE epoch = ?", (tree.size, note, epoch)
+    )
+    if stored.rowcount != 1:
+        connection.execute("ROLLBACK")
+        raise StaleEpoch
     return note
 
 
-def _shared_index(connection: sqlite3.Connection, payload: SealedPayload) -> int | None:
-    row = connection.execute("SELECT idx FROM payload WHERE shared = 1 AND sha256 = ?", (payload.sha256,)).fetchone()
-    return int(row[0]) if row else None
-
-
-def _insert(connection: sqlite3.Connection, table: str, width: int, rows: Sequence[Iterable[object]]) -> None:
-    """Insert in chunks of 64, 32, … 1 rows, so that few statements serve every length and stay prepared."""
-    done = 0
-    while done < len(rows):
-        count = min(_WIDEST, 1 << (len(rows) - done).bit_length() - 1)
-        connection.execute(_insert_sql(table, width, count), [*chain.from_iterable(rows[done : done + count])])
-        done += count
+def _incoming_row(index: int, epoch: int, batch: int, entry: PreparedEntry) -> tuple[object, ...]:
+    """In the order of INCOMING_COLUMNS."""
+    payload, call = entry.payload, entry.derived.call
+    return (
+        index,
+        epoch,
+        batch,
+        entry.leaf_hash,
+        entry.body,
+        *((payload.sha256, int(payload.shared), payload.content) if payload is not None else _NO_PAYLOAD),
+        call.read_level if call is not None else None,
+        *entry.derived.row,
+    )
 
 
 @cache
-def _insert_sql(table: str, width: int, count: int) -> str:
-    row = f"({', '.join('?' * width)})"
-    return f"INSERT INTO {table} VALUES {', '.join([row] * count)}"  # noqa: S608 - no value is part of the text
+def _insert_sql(rows: int) -> str:
+    row = f"({', '.join('?' * len(INCOMING_COLUMNS))})"
+    return f"INSERT INTO incoming VALUES {', '.join([row] * rows)}"  # noqa: S608 - no value is part of the text

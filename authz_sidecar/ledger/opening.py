@@ -107,7 +107,7 @@ def _take_over(writer: sqlite3.Connection, state: BootState, now: Now) -> dateti
     epoch = state.epoch + 1
     writer.execute("BEGIN IMMEDIATE")
     updated = writer.execute(
-        "UPDATE log SET epoch = ?, clean = 0, batch_start = ? WHERE epoch = ?", (epoch, state.tree.size, state.epoch)
+        "UPDATE log SET epoch = ?, clean = 0, run_start = ? WHERE epoch = ?", (epoch, state.tree.size, state.epoch)
     )
     if updated.rowcount != 1:
         raise OperatorError("another process opened this ledger at the same moment: run only one")
@@ -117,7 +117,7 @@ def _take_over(writer: sqlite3.Connection, state: BootState, now: Now) -> dateti
         last_time = moment if last_time is None else max(moment, last_time)
         record = _recovery(writer, state, epoch, last_time)
         entry = prepare(record, not_before=format_time(last_time), new_salt=bytes)
-        insert_entries(writer, state.tree, [entry])
+        insert_entries(writer, epoch, state.tree, [entry])
     writer.execute("COMMIT")
     return last_time
 

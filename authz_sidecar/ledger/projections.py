@@ -186,16 +186,29 @@ INSERT INTO counter (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET
 """
 
 
-def apply_state(connection: sqlite3.Connection, first_index: int, derived: Sequence[Derived]) -> None:
-    """Add the records `first_index` … to the state tables, inside the caller's transaction.
+def apply_rare(connection: sqlite3.Connection, index: int, derived: Derived) -> None:
+    """Add one record to the tables that few records touch, inside the caller's transaction."""
+    task = derived.task
+    if task is not None:
+        connection.execute(
+            _INSERT_TASK, (task.task_id, index, task.state, task.epoch, task.ended_at, task.expires_at, task.document)
+        )
+    if derived.policy is not None:
+        connection.execute(_ADD_POLICY, (derived.policy, index))
+    if derived.revokes:
+        connection.execute(_ADD_COUNT, (REVOCATION_EPOCH, 1))
 
-    Calls are added up per task before they reach SQLite: each statement is a hand-over of the interpreter lock.
+
+def apply_state(connection: sqlite3.Connection, first_index: int, derived: Sequence[Derived]) -> None:
+    """Add the records `first_index` … to all state tables of a rebuild.
+
+    Permitted calls are added up here and not by the trigger of the live database, so that a rebuild checks the trigger.
     """
     calls: dict[str, list[int]] = {}
     tool_calls: dict[tuple[str, str], int] = {}
-    revocations = 0
     for index, one in enumerate(derived, first_index):
-        call, task = one.call, one.task
+        apply_rare(connection, index, one)
+        call = one.call
         if call is not None:
             sums = calls.setdefault(call.task_id, [0, 0, 0])
             sums[0] = index
@@ -203,19 +216,8 @@ def apply_state(connection: sqlite3.Connection, first_index: int, derived: Seque
             sums[2] = max(sums[2], call.read_level)
             key = (call.task_id, call.tool)
             tool_calls[key] = tool_calls.get(key, 0) + 1
-        if task is not None:
-            connection.execute(
-                _INSERT_TASK,
-                (task.task_id, index, task.state, task.epoch, task.ended_at, task.expires_at, task.document),
-            )
-        if one.policy is not None:
-            connection.execute(_ADD_POLICY, (one.policy, index))
-        revocations += one.revokes
-    if calls:
-        connection.executemany(_ADD_CALLS, [(task_id, *sums) for task_id, sums in calls.items()])
-        connection.executemany(_ADD_TOOL_CALLS, [(*key, count) for key, count in tool_calls.items()])
-    if revocations:
-        connection.execute(_ADD_COUNT, (REVOCATION_EPOCH, revocations))
+    connection.executemany(_ADD_CALLS, [(task_id, *sums) for task_id, sums in calls.items()])
+    connection.executemany(_ADD_TOOL_CALLS, [(*key, count) for key, count in tool_calls.items()])
 
 
 def state_differences(stored: sqlite3.Connection, rebuilt: sqlite3.Connection) -> Iterator[tuple[int | None, str]]:

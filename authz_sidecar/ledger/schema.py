@@ -1,7 +1,12 @@
 """The database file: its tables, its creation, and how connections to it are opened.
 
-`entry.body` holds the exact bytes of the leaf, `node` the roots of full tiles (256 leaves and their powers),
-`checkpoint` every signed note, `log` the one row of facts about the file itself. The rest are projections.
+`entry.body` holds the exact bytes of the leaf, `entry.batch` the first index of the transaction that brought it, `node`
+the roots of full tiles (256 leaves and their powers), `checkpoint` every signed note, `log` the one row of facts about
+the file itself. The rest are projections.
+
+Records come in through the view `incoming`, whose trigger distributes them. SQLite hands the interpreter lock over at
+every statement, and beside a busy event loop each hand-over can cost milliseconds; so a batch is one statement, and
+everything that can be derived from a row is derived inside it.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from urllib.parse import quote
 
 from authz_sidecar.ledger.checkpoint import Checkpoint, sign_checkpoint
 from authz_sidecar.ledger.note import Signer
+from authz_sidecar.ledger.projections import INDEX_COLUMNS
 from authz_sidecar.ledger.projections import SCHEMA as PROJECTIONS
 from authz_sidecar.ledger.tree import EMPTY_ROOT
 
@@ -28,10 +34,10 @@ Connect = Callable[..., sqlite3.Connection]
 _SCHEMA = """
 CREATE TABLE log (
     one INTEGER PRIMARY KEY CHECK (one = 1), format INTEGER NOT NULL, origin TEXT NOT NULL, vkey TEXT NOT NULL,
-    epoch INTEGER NOT NULL, batch_start INTEGER NOT NULL, clean INTEGER NOT NULL
+    epoch INTEGER NOT NULL, run_start INTEGER NOT NULL, clean INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE entry (
-    idx INTEGER PRIMARY KEY, leaf_hash BLOB NOT NULL, payload INTEGER, body BLOB NOT NULL
+    idx INTEGER PRIMARY KEY, batch INTEGER NOT NULL, leaf_hash BLOB NOT NULL, payload INTEGER, body BLOB NOT NULL
 ) STRICT;
 CREATE TABLE payload (
     idx INTEGER PRIMARY KEY, sha256 BLOB NOT NULL, shared INTEGER NOT NULL, content BLOB NOT NULL
@@ -42,6 +48,37 @@ CREATE TABLE node (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE checkpoint (size INTEGER PRIMARY KEY, note TEXT NOT NULL) STRICT;
 """
+
+INCOMING_COLUMNS = (
+    "idx", "epoch", "batch", "leaf_hash", "body", "payload_sha256", "payload_shared", "payload_content", "read_level",
+    *INDEX_COLUMNS,
+)  # fmt: skip
+
+_INCOMING = f"""
+CREATE VIEW incoming AS SELECT {", ".join(f"NULL AS {column}" for column in INCOMING_COLUMNS)} WHERE FALSE;
+CREATE TRIGGER incoming_record INSTEAD OF INSERT ON incoming BEGIN
+    SELECT RAISE (ABORT, 'stale epoch') WHERE NOT EXISTS (SELECT 1 FROM log WHERE epoch = NEW.epoch);
+    INSERT INTO payload (idx, sha256, shared, content)
+        SELECT NEW.idx, NEW.payload_sha256, NEW.payload_shared, NEW.payload_content WHERE NEW.payload_shared IS NOT NULL
+        ON CONFLICT (sha256) WHERE shared = 1 DO NOTHING;
+    INSERT INTO entry (idx, batch, leaf_hash, payload, body) VALUES (
+        NEW.idx, NEW.batch, NEW.leaf_hash,
+        CASE NEW.payload_shared
+            WHEN 0 THEN NEW.idx
+            WHEN 1 THEN (SELECT idx FROM payload WHERE shared = 1 AND sha256 = NEW.payload_sha256)
+        END,
+        NEW.body);
+    INSERT INTO record_index (idx, {", ".join(INDEX_COLUMNS)})
+        VALUES (NEW.idx, {", ".join(f"NEW.{column}" for column in INDEX_COLUMNS)});
+    INSERT INTO session (task_id, idx, calls, max_read)
+        SELECT NEW.task_id, NEW.idx, 1, NEW.read_level WHERE NEW.read_level IS NOT NULL
+        ON CONFLICT (task_id) DO UPDATE SET idx = excluded.idx, calls = calls + 1,
+            max_read = max(max_read, excluded.max_read);
+    INSERT INTO session_tool (task_id, tool, calls)
+        SELECT NEW.task_id, NEW.tool, 1 WHERE NEW.read_level IS NOT NULL
+        ON CONFLICT (task_id, tool) DO UPDATE SET calls = calls + 1;
+END;
+"""  # noqa: S608 - names are constants
 
 
 def create_database(path: Path, signer: Signer) -> None:
@@ -58,9 +95,9 @@ def create_database(path: Path, signer: Signer) -> None:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.executescript(f"BEGIN; {_SCHEMA} {PROJECTIONS}")
+            connection.executescript(f"BEGIN; {_SCHEMA} {PROJECTIONS} {_INCOMING}")
             connection.execute(
-                "INSERT INTO log (one, format, origin, vkey, epoch, batch_start, clean) VALUES (1, ?, ?, ?, 0, 0, 1)",
+                "INSERT INTO log (one, format, origin, vkey, epoch, run_start, clean) VALUES (1, ?, ?, ?, 0, 0, 1)",
                 (FORMAT, signer.name, signer.vkey),
             )
             note = sign_checkpoint(Checkpoint(signer.name, 0, EMPTY_ROOT), signer)
@@ -78,7 +115,12 @@ def create_database(path: Path, signer: Signer) -> None:
 def open_writer(path: Path, connect: Connect, busy_timeout_s: float) -> sqlite3.Connection:
     """The one connection that writes. It is handed to the writer thread, hence `check_same_thread`."""
     connection = connect(
-        _uri(path, "mode=rw"), uri=True, isolation_level=None, check_same_thread=False, timeout=busy_timeout_s
+        _uri(path, "mode=rw"),
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=busy_timeout_s,
+        cached_statements=256,
     )
     for pragma in (
         "synchronous = FULL",

@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TypeAlias
 
-from authz_sidecar.ledger.commit import StaleEpoch, begin, insert_checkpoint, insert_entries
+from authz_sidecar.ledger.commit import StaleEpoch, insert_checkpoint, insert_entries
 from authz_sidecar.ledger.fileguard import FileIdentity
 from authz_sidecar.ledger.note import Signer
 from authz_sidecar.ledger.options import LedgerOptions
@@ -123,7 +123,6 @@ class Writer:
         self._queue: SimpleQueue[_Queued | _Sign | _Stop] = SimpleQueue()
         self._held: _Queued | _Sign | _Stop | None = None
         self._generation = 0
-        self._batch_start = tree.size
         self._signed_size = signed_size
         self._signed_at = monotonic()
         self._wal_bytes = 0
@@ -212,12 +211,12 @@ class Writer:
             return
         tree = self._tree.copy()
         first = tree.size
-        if not self._transaction(first, lambda: insert_entries(self._connection, tree, entries)):
+        if not self._transaction(lambda: insert_entries(self._connection, self._epoch, tree, entries)):
             self._generation += 1
             self._deliver(Refused(len(entries), self._generation))
             return
         self._check_files()
-        self._tree, self._batch_start = tree, first
+        self._tree = tree
         self._wal_bytes += _PAGES_PER_BATCH * _PAGE_BYTES + sum(entry.size + _INDEX_BYTES for entry in entries)
         self._deliver(Committed(first, len(entries)))
 
@@ -225,9 +224,11 @@ class Writer:
         """Sign the committed tree and keep the note. None when the disk is full; it is tried again later."""
         self._signed_at = monotonic()
         notes: list[str] = []
-        stored = self._transaction(
-            self._batch_start, lambda: notes.append(insert_checkpoint(self._connection, self._tree, self._signer))
-        )
+
+        def sign() -> None:
+            notes.append(insert_checkpoint(self._connection, self._epoch, self._tree, self._signer))
+
+        stored = self._transaction(sign)
         if not stored:
             return None
         self._signed_size = self._tree.size
@@ -242,19 +243,19 @@ class Writer:
 
     def _finish(self) -> bool:
         def close_log() -> None:
-            insert_checkpoint(self._connection, self._tree, self._signer)
+            insert_checkpoint(self._connection, self._epoch, self._tree, self._signer)
             self._connection.execute("UPDATE log SET clean = 1")
 
-        if not self._transaction(self._batch_start, close_log):
+        if not self._transaction(close_log):
             return False
         self._check_files()
         self._checkpoint_wal()
         return True
 
-    def _transaction(self, batch_start: int, work: Callable[[], object]) -> bool:
+    def _transaction(self, work: Callable[[], None]) -> bool:
         """Run `work` in a transaction of its own. False when the disk is full and all of it was rolled back."""
         try:
-            begin(self._connection, self._epoch, batch_start)
+            self._connection.execute("BEGIN IMMEDIATE")
             work()
             self._connection.execute("COMMIT")
         except sqlite3.OperationalError as error:

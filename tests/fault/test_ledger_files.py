@@ -88,7 +88,7 @@ async def test_a_full_disk_refuses_the_batch_and_what_was_queued_behind_it_then_
     faults.error = sqlite_error("database or disk is full", sqlite3.SQLITE_FULL)
     ledger = open_ledger(tmp_path, connect=faults.connect, options=LedgerOptions(max_batch=2))
     await ledger.append(decision("d-0"))
-    faults.fail_on = _once(lambda sql: sql.startswith("INSERT INTO entry"))
+    faults.fail_on = _once(lambda sql: sql.startswith("INSERT INTO incoming"))
     # Three batches of two: the first fails, the others were decided in the belief that it would hold.
     results = await asyncio.gather(
         *(ledger.append(decision(f"refused-{number}")) for number in range(6)), return_exceptions=True

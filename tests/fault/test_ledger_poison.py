@@ -130,7 +130,7 @@ async def test_a_defect_in_the_writer_poisons_instead_of_hanging(tmp_path: Path)
     faults = Faults()
     faults.error = ZeroDivisionError()  # type: ignore[assignment]
     ledger = open_ledger(tmp_path, connect=faults.connect)
-    faults.fail_on = lambda sql: sql.startswith("INSERT INTO entry")
+    faults.fail_on = lambda sql: sql.startswith("INSERT INTO incoming")
     with pytest.raises(LedgerUnavailable, match="ZeroDivisionError"):
         await asyncio.wait_for(ledger.append(decision("d-1")), timeout=5)
     await ledger.close()
