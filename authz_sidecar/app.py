@@ -21,8 +21,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from authz_sidecar.clock import system_now
 from authz_sidecar.config import Config
 from authz_sidecar.engine.commands import CommandLimits
-from authz_sidecar.engine.core import Core, EngineOptions
+from authz_sidecar.engine.core import Core
 from authz_sidecar.engine.introspect import IntrospectToken
+from authz_sidecar.engine.options import EngineOptions
 from authz_sidecar.errors import LedgerUnavailable, NotReady, OperatorError
 from authz_sidecar.identity.jwt_svid import JwtSvidVerifier
 from authz_sidecar.identity.source import FileIdentitySource
@@ -128,6 +129,7 @@ class Sidecar:
         await self._activate_bundle()
         keyring = _key_ring(config)
         core = self._core(keyring)
+        stack.push_async_callback(core.voids.written, config.ledger.append_deadline.total_seconds())
         await self._serve_http(stack, keyring, config)
         await self._serve_grpc(stack, core, keyring, listeners)
         watch = asyncio.create_task(self._watch_identity())
