@@ -25,7 +25,7 @@ from authz_sidecar.ledger.prepare import PreparedEntry, prepare
 from authz_sidecar.ledger.reads import LedgerReads, StoredEntry
 from authz_sidecar.ledger.records import Record, envelope
 from authz_sidecar.ledger.schema import Connect
-from authz_sidecar.ledger.writer import Committed, Event, Poisoned, Refused, Signed, Stopped, Writer
+from authz_sidecar.ledger.writer import Committed, Event, Poisoned, Refused, Signed, Space, Stopped, Writer
 
 __all__ = ["Ledger", "LedgerOptions", "Position", "StoredEntry"]
 
@@ -50,7 +50,12 @@ class _Waiting:
 
 
 class Ledger(LedgerReads):
-    """One log, one writer. All methods belong to the thread of the event loop that appends."""
+    """One log, one writer. All methods belong to the thread of the event loop that appends.
+
+    Attributes:
+        poisoned: why nothing can be stored any more; None while all is well.
+        full: whether the newest attempt to store something found the disk full. Ends by itself when there is space.
+    """
 
     def __init__(
         self,
@@ -64,6 +69,7 @@ class Ledger(LedgerReads):
         """Use `open`."""
         super().__init__(files.reader)
         self.poisoned: str | None = None
+        self.full = False
         self._files = files
         self._new_salt = new_salt
         self._options = options
@@ -88,6 +94,7 @@ class Ledger(LedgerReads):
             signer=signer,
             identity=files.identity,
             options=options,
+            remember=files.remember,
             deliver=self._deliver,
         )
 
@@ -241,6 +248,8 @@ class Ledger(LedgerReads):
                 self._refuse(count, "the disk is full: nothing was stored; free some space")
             case Signed(note):
                 self._answer_signing(note)
+            case Space(full):
+                self.full = full
             case Poisoned(reason):
                 self._poison(reason)
             case Stopped(clean):
