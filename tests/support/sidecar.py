@@ -177,7 +177,7 @@ def start(made: World, *overrides: str, wait: float = 30, prefix: Sequence[str] 
         if process.poll() is not None:
             raise CannotStart(f"exit code {process.returncode}: {sidecar.log}")
         time.sleep(0.02)
-    process.kill()
+    sidecar.kill()
     raise CannotStart(f"not serving after {wait} s: {sidecar.log}")
 
 
