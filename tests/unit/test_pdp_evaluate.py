@@ -12,7 +12,7 @@ from authz_sidecar.pdp.evaluate import Pdp, short_error
 from authz_sidecar.pdp.query import JsonObject, MalformedQuery, Query
 from authz_sidecar.pdp.request import datetime_text, start_task_query, tool_call_query
 from authz_sidecar.pdp.verdict import ApprovalRequired, Deny, Permit
-from tests.support.policy_bundle import NOW, Given, call_facts, edited, start_facts, starter_pdp
+from tests.support.policy_bundle import GUARDRAIL, NOW, Given, call_facts, edited, start_facts, starter_pdp
 
 SEARCH = {"tool": "crm/search_contacts", "arguments": {"query": "miller secret", "limit": 7}}
 
@@ -139,13 +139,6 @@ def test_two_versions_of_one_entity_are_denied() -> None:
 
     verdict = starter_pdp().evaluate(edit(search_query(starter_pdp()), change))
     assert isinstance(verdict, Deny) and verdict.reason_code == "no_decision"
-
-
-# The least that a bundle may have: it bounds the start of tasks and no call.
-GUARDRAIL = {
-    "guardrails/least.cedar": '@id("g") @reason("r") @tier("hard") '
-    'forbid (principal, action == Action::"start_task", resource) when { principal.suspended };'
-}
 
 
 def only(kept: str) -> dict[str, str | None]:
