@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from authz_sidecar.engine.live import LiveTasks
+from authz_sidecar.engine.revocations import Revocations
+from authz_sidecar.engine.turns import Turns
 from authz_sidecar.errors import BehindCaller, ClockBehind, DeadlineExceeded
 from authz_sidecar.ledger.records import Record
 from authz_sidecar.ledger.store import Ledger, Position
@@ -26,7 +28,7 @@ class EngineOptions:
         default_task_ttl, max_task_ttl: duration of a task when none is asked for, and at most.
         append_deadline: how long a caller waits for its record to become durable.
         clock_tolerance: how far the wall clock may be behind the newest ledger entry.
-        outcome_grace: how long after a token's expiry an outcome may still be reported without contradiction.
+        outcome_grace: how long after a token's expiry its outcome may still come before it is recorded as missing.
     """
 
     environment: str
@@ -35,6 +37,7 @@ class EngineOptions:
     max_task_ttl: timedelta = timedelta(hours=24)
     append_deadline: timedelta = timedelta(seconds=5)
     clock_tolerance: timedelta = timedelta(seconds=2)
+    outcome_grace: timedelta = timedelta(minutes=5)
 
 
 class Core:
@@ -64,6 +67,8 @@ class Core:
         self.metrics = metrics
         self.new_id = new_id
         self.tasks = LiveTasks(ledger)
+        self.revocations = Revocations(ledger, now)
+        self.turns = Turns()
         self._now = now
 
     def moment(self) -> datetime:
