@@ -25,9 +25,10 @@ from starlette.routing import Route
 from authz_sidecar.clock import system_now
 from authz_sidecar.config import Config
 from authz_sidecar.engine.commands import CommandLimits
-from authz_sidecar.engine.core import Core, EngineOptions
+from authz_sidecar.engine.core import Core
 from authz_sidecar.engine.feed import FeedOptions, RevocationFeed
 from authz_sidecar.engine.introspect import IntrospectToken
+from authz_sidecar.engine.options import EngineOptions
 from authz_sidecar.engine.outcome import MissingOutcomes
 from authz_sidecar.engine.revocations import Revocations
 from authz_sidecar.errors import LedgerUnavailable, NotReady, OperatorError, SidecarError
@@ -151,6 +152,7 @@ class Sidecar:
         await self._activate_bundle()
         keyring = _key_ring(config)
         core = self._core(keyring)
+        stack.push_async_callback(core.voids.written, config.ledger.append_deadline.total_seconds())
         self._revocations = core.revocations
         self._signing_kid = keyring.active.kid
         issued = IssuedTokens(keyring, config.token.issuer, now=system_now, key_revoked=self._key_revoked)

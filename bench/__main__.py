@@ -31,7 +31,7 @@ def main() -> None:
         results["policies"] = policies.run(rounds=3 if quick else 9, calls=50 if quick else 300)
     show_policies(console, results["policies"])
     with console.status("durable records"):
-        results["ledger"] = ledger.run(quick=quick)
+        results["ledger"] = ledger.run(seconds=0.5 if quick else 3.0)
     show_rows(console, "ledger", results["ledger"])
     with console.status("tokens"):
         results["token"] = token.run(rounds=3 if quick else 15)

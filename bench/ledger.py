@@ -1,7 +1,7 @@
 """Figures of the ledger: `python -m bench.ledger [directory]`. Read them as ratios; the machine decides the rest.
 
-Each caller waits for its own record to be durable before it appends the next. Records are what a decision writes: a body
-of about 2 KB and a salted payload of about 2 KB.
+Each caller waits for its own record to be durable before it appends the next. Records are what a decision writes: a
+body of about 2 KB and a salted payload of about 2 KB.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import itertools
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from authz_sidecar.ledger.store import Ledger
 from authz_sidecar.ledger.tree import CompactRange, leaf_hash
 from authz_sidecar.ledger.verify import verify
 
-SECONDS = 3.0
 CALLERS = (1, 8, 32, 128)
 SIGNER = Signer("bench", bytes(32))
 
@@ -55,7 +55,9 @@ def decision() -> Record:
         },
         "action": "crm/read_contact",
         "audience": "https://crm.example",
-        "resource": {"id": "contact/17", "classification": "internal", "level": 1, "owner": "sales", "source": "arguments"},
+        "resource": {
+            "id": "contact/17", "classification": "internal", "level": 1, "owner": "sales", "source": "arguments",
+        },
         "environment": {"name": "staging", "production": False},
         "session": {"calls": number, "tool_calls": {"crm/read_contact": number}, "max_read": 1},
         "policy": {"sha256": "sha256:" + "23" * 32, "engine": "cedarpy 4.12.2"},
@@ -63,7 +65,10 @@ def decision() -> Record:
         "errors": [],
         "outcome": "permit",
         "reason_code": "permitted",
-        "token": {"jti": f"j-{number:012}", "iat": 1, "nbf": 1, "exp": 121, "aud": "https://crm.example", "cnf": {}, "kid": "k"},
+        "token": {
+            "jti": f"j-{number:012}", "iat": 1, "nbf": 1, "exp": 121, "aud": "https://crm.example", "cnf": {},
+            "kid": "k",
+        },
     }  # fmt: skip
     context = {f"fact_{place}": {"value": "x" * 40, "level": place} for place in range(24)}
     return Record(type="decision", body=body, payload={"evaluated": {"context": context, "entities": []}})
@@ -86,65 +91,88 @@ def _open(directory: Path) -> Ledger:
     return Ledger.open(directory, signer=SIGNER, now=lambda: datetime.now(UTC), new_salt=lambda: bytes(16))
 
 
-async def _durable(directory: Path) -> None:
+def run(*, seconds: float = 3.0, parent: Path | None = None) -> dict[str, float]:
+    """Every figure by its name; `seconds` for each number of callers."""
+    with tempfile.TemporaryDirectory(prefix="az-bench-", dir=parent) as name:
+        directory = Path(name) / "ledger"
+        return {
+            **_prepare(),
+            **_hashing(),
+            **asyncio.run(_durable(directory, seconds)),
+            **_boot(directory),
+            **_reads(directory),
+            **_verify(directory),
+        }
+
+
+async def _durable(directory: Path, seconds: float) -> dict[str, float]:
     ledger = _open(directory)
-    print(f"{'callers':>8} {'records/s':>10} {'p50 ms':>8} {'p99 ms':>8} {'max ms':>8}")
+    figures: dict[str, float] = {}
     await _append_for(ledger, 8, 0.5)
     for callers in CALLERS:
-        waits = await _append_for(ledger, callers, SECONDS)
-        p50, p99 = waits[len(waits) // 2], waits[len(waits) * 99 // 100]
-        print(f"{callers:>8} {len(waits) / SECONDS:>10.0f} {p50 * 1e3:>8.2f} {p99 * 1e3:>8.2f} {waits[-1] * 1e3:>8.1f}")
-    started = time.perf_counter()
+        waits = await _append_for(ledger, callers, seconds)
+        figures[f"durable records/s, {callers} callers"] = len(waits) / seconds
+        figures[f"  p50 ms, {callers} callers"] = waits[len(waits) // 2] * 1e3
+        figures[f"  p99 ms, {callers} callers"] = waits[len(waits) * 99 // 100] * 1e3
     await ledger.close()
-    print(f"close: {(time.perf_counter() - started) * 1e3:.0f} ms")
+    return figures
 
 
-def _prepare() -> None:
+def _prepare() -> dict[str, float]:
     record, rounds = decision(), 3000
     entry = prepare(record, not_before="", new_salt=lambda: bytes(16))
     started = time.perf_counter()
     for _ in range(rounds):
         prepare(record, not_before="", new_salt=lambda: bytes(16))
     took = (time.perf_counter() - started) / rounds
-    body, whole = len(entry.body), entry.size
-    print(f"prepare (check, canonicalise, salt, hash; body {body} B, payload {whole - body} B): {took * 1e6:.1f} us")
+    return {
+        "entry bytes": float(len(entry.body)),
+        "payload bytes": float(entry.size - len(entry.body)),
+        "check, canonicalise, salt and hash, us": took * 1e6,
+    }
 
 
-def _hashing() -> None:
+def _hashing() -> dict[str, float]:
     bodies = [b'{"entry":%d}' % number for number in range(200_000)]
     tree = CompactRange()
     started = time.perf_counter()
     for body in bodies:
         tree.append(leaf_hash(body))
-    print(f"leaf and tree hashing, small entries: {len(bodies) / (time.perf_counter() - started):.0f} entries/s")
+    return {"leaf and tree hashing, small entries/s": len(bodies) / (time.perf_counter() - started)}
 
 
-def _verify(directory: Path) -> None:
+def _verify(directory: Path) -> dict[str, float]:
     started = time.perf_counter()
     result = verify(directory, vkey=SIGNER.vkey)
     took = time.perf_counter() - started
-    print(f"verify (everything): {result.kind}, {result.size} entries, {result.size / took:.0f} entries/s")
+    if result.kind != "verified_unanchored":
+        raise SystemExit(f"the ledger of the benchmark does not verify: {result}")
+    return {"verify everything, entries/s": result.size / took}
 
 
-def _reads(directory: Path) -> None:
+def _reads(directory: Path) -> dict[str, float]:
     with LedgerReader.open(directory) as reader:
         last = reader.entry(reader.size - 1)
-        assert last is not None  # noqa: S101
-        record = last.record
-        for name, read in (
-            ("entry", lambda: reader.entry(17)),
-            ("find_request, absent", lambda: reader.find_request("spiffe://example.org/agent/a", "decision", "none")),
-            ("decision", lambda: reader.decision(str(record["id"]))),
-            ("load_session", lambda: reader.load_session("t-1")),
-            ("inclusion proof", lambda: reader.inclusion_proof(17, reader.size)),
-        ):
+        if last is None:
+            raise SystemExit("the ledger of the benchmark is empty")
+        decision_id = str(last.record["id"])
+        reads: dict[str, Callable[[], object]] = {
+            "entry": lambda: reader.entry(17),
+            "a request id that is new": lambda: reader.find_request("spiffe://example.org/agent/a", "decision", "none"),
+            "decision": lambda: reader.decision(decision_id),
+            "session": lambda: reader.load_session("t-1"),
+            "inclusion proof": lambda: reader.inclusion_proof(17, reader.size),
+        }
+        figures: dict[str, float] = {}
+        for name, read in reads.items():
             started = time.perf_counter()
             for _ in range(500):
                 read()
-            print(f"read {name}: {(time.perf_counter() - started) / 500 * 1e6:.0f} us")
+            figures[f"read: {name}, us"] = (time.perf_counter() - started) / 500 * 1e6
+        return figures
 
 
-def _boot(directory: Path) -> None:
+def _boot(directory: Path) -> dict[str, float]:
     async def cycle() -> float:
         started = time.perf_counter()
         ledger = _open(directory)
@@ -152,21 +180,9 @@ def _boot(directory: Path) -> None:
         await ledger.close()
         return took
 
-    print(f"open an existing ledger: {asyncio.run(cycle()) * 1e3:.1f} ms")
-
-
-def main() -> None:
-    """Print everything."""
-    parent = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-    with tempfile.TemporaryDirectory(prefix="az-bench-", dir=parent) as name:
-        directory = Path(name) / "ledger"
-        _prepare()
-        _hashing()
-        asyncio.run(_durable(directory))
-        _boot(directory)
-        _reads(directory)
-        _verify(directory)
+    return {"open an existing ledger, ms": asyncio.run(cycle()) * 1e3}
 
 
 if __name__ == "__main__":
-    main()
+    for label, value in run(parent=Path(sys.argv[1]) if len(sys.argv) > 1 else None).items():
+        print(f"{label:45}{value:14.1f}")

@@ -16,6 +16,9 @@ from authz_sidecar.v1 import authorization_pb2_grpc, task_pb2_grpc
 
 _LOG = logging.getLogger("authz_sidecar.client")
 
+# How long calls in progress may take when their channel closes; then they are cancelled.
+_GRACE_S = 0.5
+
 
 class Connection:
     """A channel with its stubs and its stream."""
@@ -49,7 +52,7 @@ class Connection:
         """End the stream and the channel. Callers that still wait on the stream get `reason`."""
         if self._stream is not None:
             await self._stream.close(reason)
-        await self._channel.close()
+        await self._channel.close(grace=_GRACE_S)
 
 
 class Connections:

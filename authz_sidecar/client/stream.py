@@ -24,6 +24,9 @@ _Call: TypeAlias = grpc.aio.StreamStreamCall[authorization_pb2.AuthorizeStreamRe
 # answer to a forgotten request costs a reconnection.
 _MOST_ABANDONED = 1024
 
+# How long the sidecar may take to end a stream that the client has closed.
+_CLOSING_S = 0.5
+
 
 class AuthorizeStream:
     """One open stream. Must be made and used on one event loop."""
@@ -35,7 +38,7 @@ class AuthorizeStream:
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[str, asyncio.Future[Answer | Failure]] = {}
         self._abandoned: dict[str, None] = {}
-        self._outgoing: asyncio.Queue[authorization_pb2.AuthorizeRequest] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[authorization_pb2.AuthorizeRequest | None] = asyncio.Queue()
         self._ended: Failure | None = None
         self._answered = False
         self.last_heard = -math.inf
@@ -72,8 +75,16 @@ class AuthorizeStream:
         raise answer
 
     async def close(self, reason: Failure) -> None:
-        """End the stream; whoever still waits gets `reason`."""
-        self._end(reason)
+        """End the stream; whoever still waits gets `reason`.
+
+        The sidecar is given a moment to end its side: a call that is cancelled leaves events behind in gRPC, for an
+        event loop that may be closed by then (grpc/grpc#25364).
+        """
+        if self._ended is None:
+            self._release(reason)
+            self._outgoing.put_nowait(None)
+            await asyncio.wait([self._reader], timeout=_CLOSING_S)
+        self._reader.cancel()
         await asyncio.gather(self._writer, self._reader, return_exceptions=True)
 
     def _abandon(self, key: str, pending: asyncio.Future[Answer | Failure]) -> None:
@@ -89,19 +100,20 @@ class AuthorizeStream:
     async def _write(self) -> None:
         """The only task that writes: gRPC allows one write at a time, and cancelling a write cancels the stream."""
         try:
-            while True:
-                request = await self._outgoing.get()
+            while (request := await self._outgoing.get()) is not None:
                 pending = self._waiting.get(request.request_id)
-                if pending is None or pending.cancelled():
+                if pending is None or pending.done():
                     # Given up before it was sent, so no answer will come.
                     self._waiting.pop(request.request_id, None)
                     self._abandoned.pop(request.request_id, None)
                     continue
                 await self._call.write(authorization_pb2.AuthorizeStreamRequest(request=request))
+            await self._call.done_writing()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the reader tells why
-        finally:
+        except Exception:
             self._call.cancel()
+            raise
 
     async def _read(self) -> None:
         ended: Failure = Lost("UNAVAILABLE", "the stream was closed")
@@ -125,7 +137,7 @@ class AuthorizeStream:
         pending = self._waiting.pop(key, None)
         if pending is not None and not pending.done():
             pending.set_result(message)
-        elif pending is not None or key in self._abandoned:
+        elif pending is not None or key in self._abandoned or self.ended:
             self._abandoned.pop(key, None)
             self._on_unclaimed(message)
         else:
@@ -142,13 +154,15 @@ class AuthorizeStream:
         return Lost(failure.reason, failure.message)
 
     def _end(self, failure: Failure) -> None:
-        if self._ended is not None:
-            return
+        """No more answers will be read."""
+        if self._ended is None:
+            self._release(failure)
+        self._writer.cancel()
+        self._call.cancel()
+
+    def _release(self, failure: Failure) -> None:
+        """Whoever waits stops waiting."""
         self._ended = failure
         for pending in self._waiting.values():
             if not pending.done():
                 pending.set_result(again(failure))
-        self._writer.cancel()
-        self._call.cancel()
-        if self._reader is not asyncio.current_task():
-            self._reader.cancel()

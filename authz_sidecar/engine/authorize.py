@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import perf_counter
 
@@ -69,7 +69,6 @@ class _Pending:
     content_sha256: str
     body: Mapping[str, Json]
     appended: asyncio.Future[Position]
-    void: bool = field(default=False)
 
 
 class Authorize:
@@ -192,22 +191,15 @@ class Authorize:
         try:
             appended = self._core.ledger.append(record)
         except SidecarError:
-            self._core.tasks.forget(command.task_id)
+            if live is not None:
+                self._core.tasks.doubt(live)
             raise
         pending = _Pending(command.content_sha256, record.body, appended)
         self._pending[key] = pending
+        appended.add_done_callback(lambda _: self._pending.pop(key, None))
         if live is not None:
-            live.pending += 1
             live.decisions[command.request_id] = str(record.body["id"])
-
-        def settled(future: asyncio.Future[Position]) -> None:
-            self._pending.pop(key, None)
-            if live is not None:
-                live.pending -= 1
-            if future.cancelled() or future.exception() is not None:
-                self._core.tasks.forget(command.task_id)
-
-        appended.add_done_callback(settled)
+            self._core.tasks.follow(live, appended)
         return pending
 
     async def _durable(
@@ -224,13 +216,13 @@ class Authorize:
             position = await self._core.wait_durable(pending.appended)
         except DeadlineExceeded:
             if permitted:
-                self._void_when_durable(subject, command, pending, "append_deadline")
+                self._void(subject, command, pending, "append_deadline")
             raise
         if permitted and live is not None and live.task.state is not TaskState.ACTIVE:
-            self._void_when_durable(subject, command, pending, "task_ended")
+            self._void(subject, command, pending, "task_ended")
             raise TaskNotActive(f"task `{command.task_id}` ended while the decision was being recorded")
         if permitted and self._revoked_since(pending.body):
-            self._void_when_durable(subject, command, pending, "revoked")
+            self._void(subject, command, pending, "revoked")
             raise GrantRevoked("the permit was revoked while it was being recorded; no token was released")
         return position
 
@@ -241,31 +233,15 @@ class Authorize:
             return False
         return revocations.covers(token_identity(body, issuer=self._core.minter.issuer))
 
-    def _void_when_durable(self, subject: Subject, command: AuthorizeCommand, pending: _Pending, reason: str) -> None:
-        if not pending.void:
-            pending.void = True
-            pending.appended.add_done_callback(
-                lambda future: self._void(future, subject, command.task_id, str(pending.body["id"]), reason)
-            )
-
-    def _void(
-        self, appended: asyncio.Future[Position], subject: Subject, task_id: str, decision_id: str, reason: str
-    ) -> None:
-        """The caller of a recorded permit was told that there is no answer: say in the ledger that no token left."""
-        if appended.cancelled() or appended.exception() is not None or self._core.ledger.poisoned is not None:
-            return
-        core = self._core
-        record = records.grant_void(
-            record_id=core.new_id(),
-            now=core.record_time(),
+    def _void(self, subject: Subject, command: AuthorizeCommand, pending: _Pending, reason: str) -> None:
+        """The caller of this permit is told that there is no answer: say in the ledger that no token left."""
+        self._core.voids.add(
+            pending.appended,
             subject=subject,
-            task_id=task_id,
-            decision_id=decision_id,
-            index=appended.result().index,
+            task_id=command.task_id,
+            decision_id=str(pending.body["id"]),
             reason=reason,
         )
-        # A failure here poisons the ledger, which refuses everything after it; the future's error is not lost.
-        core.ledger.append(record).add_done_callback(lambda future: future.cancelled() or future.exception())
 
     async def _recall(
         self, subject: Subject, command: AuthorizeCommand, live: LiveTask | None, now: datetime
@@ -274,9 +250,9 @@ class Authorize:
         pending = self._pending.get(_key(subject, command))
         if pending is not None:
             _same_content(pending.content_sha256, command)
-            if pending.void:
-                raise GrantExpired("the decision was voided because its record came too late; use a new request id")
             recalled = decision_from_record(pending.body)
+            if recalled.decision_id in self._core.voids:
+                raise GrantExpired("the permit was voided before it was recorded; use a new request id")
             position = await self._core.wait_durable(pending.appended)
         else:
             stored = self._stored(subject, command, live)
@@ -322,7 +298,7 @@ class Authorize:
             and recalled.token["cnf"] == _confirmation(subject, command)
             and recalled.expires_at is not None
             and now + timedelta(seconds=1) <= recalled.expires_at
-            and not core.ledger.is_void(recalled.decision_id)
+            and recalled.decision_id not in core.voids
             and not core.revocations.covers(token_identity(recalled.body, issuer=core.minter.issuer))
         )
         if not still:

@@ -4,40 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from authz_sidecar.engine.live import LiveTasks
+from authz_sidecar.engine.options import EngineOptions
 from authz_sidecar.engine.revocations import Revocations
 from authz_sidecar.engine.turns import Turns
+from authz_sidecar.engine.voids import Voids
 from authz_sidecar.errors import BehindCaller, ClockBehind, DeadlineExceeded
 from authz_sidecar.ledger.records import Record
 from authz_sidecar.ledger.store import Ledger, Position
 from authz_sidecar.pdp.evaluate import Pdp
 from authz_sidecar.telemetry.metrics import Metrics
 from authz_sidecar.token.mint import Minter
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """Facts and limits that the operator sets.
-
-    Attributes:
-        environment: name of the environment this sidecar serves.
-        production: whether policies should treat it as production.
-        default_task_ttl, max_task_ttl: duration of a task when none is asked for, and at most.
-        append_deadline: how long a caller waits for its record to become durable.
-        clock_tolerance: how far the wall clock may be behind the newest ledger entry.
-        outcome_grace: how long after a token's expiry its outcome may still come before it is recorded as missing.
-    """
-
-    environment: str
-    production: bool
-    default_task_ttl: timedelta = timedelta(hours=1)
-    max_task_ttl: timedelta = timedelta(hours=24)
-    append_deadline: timedelta = timedelta(seconds=5)
-    clock_tolerance: timedelta = timedelta(seconds=2)
-    outcome_grace: timedelta = timedelta(minutes=5)
 
 
 class Core:
@@ -69,6 +48,7 @@ class Core:
         self.tasks = LiveTasks(ledger)
         self.revocations = Revocations(ledger, now)
         self.turns = Turns()
+        self.voids = Voids(ledger, new_id=new_id, record_time=self.record_time)
         self._now = now
 
     def moment(self) -> datetime:
@@ -107,8 +87,12 @@ class Core:
 
     async def wait_durable(self, appended: asyncio.Future[Position]) -> Position:
         """Wait for an append, at most the operator's deadline. The append itself goes on when the wait ends early."""
+        await self.wait_settled(appended)
+        return appended.result()
+
+    async def wait_settled(self, appended: asyncio.Future[Position]) -> None:
+        """Like `wait_durable`, for somebody else's append: whether it was stored is not looked at."""
         timeout = self.options.append_deadline.total_seconds()
         done, _ = await asyncio.wait((appended,), timeout=timeout)
         if not done:
             raise DeadlineExceeded(f"the record was not durable within {timeout:g} s; nothing was granted")
-        return appended.result()

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from authz_sidecar.engine.commands import AuthorizeCommand
-from authz_sidecar.engine.core import EngineOptions
 from authz_sidecar.engine.live import LiveTask
+from authz_sidecar.engine.options import EngineOptions
 from authz_sidecar.identity.subject import Subject
 from authz_sidecar.pdp.request import Query, ToolCallFacts, tool_call_query
 from authz_sidecar.pdp.verdict import Deny

@@ -2,16 +2,18 @@
 
 INVARIANT: evaluation and the update of the session happen in one turn of the event loop, before the record is durable.
 Two concurrent calls of a task therefore never see the same counts, and a call that posts outside sees the read that is
-still being written. Memory runs ahead of the ledger only in the direction that restricts: when an append fails, the
-task is forgotten here and read again from the ledger.
+still being written. Memory runs ahead of the ledger only in the direction that restricts: when a record is refused,
+what memory says about its task is in doubt, and is read again from the ledger once nothing of the task is on its way.
+Not before: the ledger does not know yet of an end or a read that is still being written.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from authz_sidecar.ledger.store import Ledger
+from authz_sidecar.ledger.store import Ledger, Position
 from authz_sidecar.task.model import Session, Task, session_from_json, task_from_json
 
 _MOST_TASKS = 10_000
@@ -24,12 +26,14 @@ class LiveTask:
     Attributes:
         decisions: decision id by request id, for recall. About 200 bytes for each call of the task.
         pending: records of the task that are not durable yet.
+        in_doubt: memory may say more than the ledger ever will.
     """
 
     task: Task
     session: Session
     decisions: dict[str, str] = field(default_factory=dict)
     pending: int = 0
+    in_doubt: bool = False
 
 
 class LiveTasks:
@@ -70,6 +74,22 @@ class LiveTasks:
             if idle is not None:
                 del self._live[idle]
 
-    def forget(self, task_id: str) -> None:
-        """Drop what memory believes; the next use reads the ledger."""
-        self._live.pop(task_id, None)
+    def follow(self, live: LiveTask, appended: asyncio.Future[Position]) -> None:
+        """Keep the task in memory while a record of it is on its way to the disk, whoever still waits for it."""
+        live.pending += 1
+
+        def settled(future: asyncio.Future[Position]) -> None:
+            live.pending -= 1
+            live.in_doubt |= future.cancelled() or future.exception() is not None
+            self._forget_doubtful(live)
+
+        appended.add_done_callback(settled)
+
+    def doubt(self, live: LiveTask) -> None:
+        """A record of the task was refused: believe the ledger again as soon as it has everything that was accepted."""
+        live.in_doubt = True
+        self._forget_doubtful(live)
+
+    def _forget_doubtful(self, live: LiveTask) -> None:
+        if live.in_doubt and not live.pending and self._live.get(live.task.id) is live:
+            del self._live[live.task.id]

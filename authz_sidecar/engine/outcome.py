@@ -100,7 +100,7 @@ class MissingOutcomes:
         async with core.turns.of(("outcome", decision_id)):
             # A report may have been on its way to the disk when the debt was read.
             entry = core.ledger.entry(index)
-            if entry is None or not core.ledger.owes_outcome(decision_id):
+            if entry is None or not core.ledger.owes_outcome(decision_id) or decision_id in core.voids:
                 return False
             decision = decision_from_record(entry.record)
             record = outcome_records.outcome_missing(

@@ -11,7 +11,7 @@ from authz_sidecar.engine.commands import StartTaskCommand
 from authz_sidecar.engine.core import Core
 from authz_sidecar.engine.live import LiveTask
 from authz_sidecar.engine.recall import verdict_from_record
-from authz_sidecar.errors import InvalidRequest, RequestIdReused, TaskNotActive, TaskNotFound
+from authz_sidecar.errors import InvalidRequest, RequestIdReused, SidecarError, TaskNotActive, TaskNotFound
 from authz_sidecar.identity.subject import Subject
 from authz_sidecar.ledger.store import Position
 from authz_sidecar.pdp.request import StartTaskFacts, start_task_query
@@ -44,7 +44,7 @@ class StartTask:
         agent = str(subject.spiffe_id)
         key = (agent, command.request_id)
         while (pending := self._pending.get(key)) is not None:
-            await asyncio.wait((pending,), timeout=core.options.append_deadline.total_seconds())
+            await core.wait_settled(pending)
         recalled = self._recall(agent, command)
         if recalled is not None:
             return recalled
@@ -152,14 +152,17 @@ class CompleteTask:
         if live.task.state_at(now) is TaskState.EXPIRED:
             raise TaskNotActive(f"task `{task_id}` expired; it needs no completion")
         before = live.task
-        # Closed in memory first: a call that is decided while the record is being written already sees the end.
+        # Closed in memory first: a call that is decided while the record is being written already sees the end. It
+        # stays closed when nobody waits any more, because the record may still become durable.
         live.task = before.after(TaskEvent.COMPLETE, now)
         record = records.task_changed(record_id=core.new_id(), now=now, subject=subject, task=live.task, note=summary)
         try:
-            position = await core.store(record)
-        except BaseException:
-            core.tasks.forget(task_id)
+            appended = core.ledger.append(record)
+        except SidecarError:
+            live.task = before
             raise
+        core.tasks.follow(live, appended)
+        position = await core.wait_durable(appended)
         core.metrics.count_task(record.type)
         return TransitionAnswer(task=live.task, position=position, revocation_epoch=core.ledger.revocation_epoch)
 

@@ -18,6 +18,7 @@ from authz_sidecar.pdp.action_schema import ActionSchema, ActionSchemas
 from authz_sidecar.pdp.annotations import ApprovalRule
 from authz_sidecar.pdp.index import PolicyIndex, Slice, Uid
 from authz_sidecar.pdp.query import JsonObject, Query
+from authz_sidecar.pdp.schema import REFERENCES
 from authz_sidecar.pdp.verdict import ApprovalRequired, Deny, Permit, PolicyRef, Verdict
 from authz_sidecar.policy.bundle import Bundle
 
@@ -113,13 +114,14 @@ class Pdp:
     def _prepare(self, query: Query) -> _Prepared | Deny:
         principal, resource = _uid(query.principal), _uid(query.resource)
         parents = {_uid(found["uid"]): found["parents"] for found in query.entities}
-        if principal not in parents or resource not in parents:
+        named = [query.context[name] for name in REFERENCES if name in query.context]
+        if not {principal, resource, *map(_uid, named)} <= parents.keys():
             # Cedar would evaluate with unknown groups: a forbid on a group would silently not match.
-            return Deny(reason_code="no_decision", errors=("entities: principal or resource is missing",))
+            return Deny(reason_code="no_decision", errors=("entities: one that the question names is missing",))
         action = str(query.action["id"])
         above_principal, above_resource = _ancestors(principal, parents), _ancestors(resource, parents)
         selected = self.index.select(action, principal, above_principal, resource, above_resource)
-        if selected is None or query.action["type"] != "Action":
+        if selected is None:
             return Deny(reason_code="no_decision", errors=("action: not in the schema of the bundle",))
         try:
             schema = self.schemas.of(action)

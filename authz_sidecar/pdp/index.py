@@ -37,9 +37,15 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class _ActionPolicies:
-    """The policies whose action constraint admits one action, with every key that their other constraints name."""
+    """The policies whose action constraint admits one action.
 
-    policies: tuple[Policy, ...]
+    Attributes:
+        anchored: each policy under one key that its other constraints need, under None when they need nothing; so a
+            slice is made from the policies it may hold instead of from all.
+        principal_keys, resource_keys: every key that the constraints name.
+    """
+
+    anchored: Mapping[Key | None, tuple[Policy, ...]]
     principal_keys: frozenset[Key]
     resource_keys: frozenset[Key]
 
@@ -84,17 +90,18 @@ class PolicyIndex:
         return known
 
     def _make(self, of_action: _ActionPolicies, principal: frozenset[Key], resource: frozenset[Key]) -> Slice:
-        chosen = [
-            policy
-            for policy in of_action.policies
+        candidates = [policy for key in (None, *principal, *resource) for policy in of_action.anchored.get(key, ())]
+        chosen = {
+            policy.ref.id: policy
+            for policy in candidates
             if _admits(policy.tree.principal, principal) and _admits(policy.tree.resource, resource)
-        ]
-        names = tuple(policy.ref.id for policy in chosen)
+        }
+        names = tuple(sorted(chosen))
         known = self._by_policies.get(names)
         if known is None:
             if len(self._by_policies) >= _MAX_SLICES:
                 self._by_policies.pop(next(iter(self._by_policies)))
-            known = self._by_policies[names] = _handles(chosen)
+            known = self._by_policies[names] = _handles([chosen[name] for name in names])
         return known
 
 
@@ -120,9 +127,15 @@ def keys_of(uid: Uid, ancestors: Iterable[Uid]) -> set[Key]:
 
 
 def _of_action(policies: Sequence[Policy], action: str, above: frozenset[str]) -> _ActionPolicies:
-    found = tuple(policy for policy in policies if _admits_action(policy.tree.action, action, above))
+    found = [policy for policy in policies if _admits_action(policy.tree.action, action, above)]
+    anchored: dict[Key | None, list[Policy]] = {}
+    for policy in found:
+        needs = (*_needs(policy.tree.resource), *_needs(policy.tree.principal))
+        # An entity tells more policies apart than a type does.
+        anchor = next((key for key in needs if key[0] != "is"), needs[0] if needs else None)
+        anchored.setdefault(anchor, []).append(policy)
     return _ActionPolicies(
-        policies=found,
+        anchored={key: tuple(group) for key, group in anchored.items()},
         principal_keys=frozenset(key for policy in found for key in _needs(policy.tree.principal)),
         resource_keys=frozenset(key for policy in found for key in _needs(policy.tree.resource)),
     )

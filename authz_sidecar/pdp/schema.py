@@ -29,6 +29,8 @@ _CONTEXT = (
     ("declared_resource", "Bool"),
     ("missing", "Set<String>"),
 )
+# Context members that refer to an entity, which must be in the store of the same question.
+REFERENCES = ("task", "tool", "environment", "session")
 _SCALARS = {"string": "String", "integer": "Long", "boolean": "Bool", "number": "decimal"}
 
 

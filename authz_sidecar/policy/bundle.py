@@ -85,17 +85,23 @@ def load_bundle(files: BundleFiles) -> Bundle:
 
 
 def _texts(files: BundleFiles, problems: list[Problem]) -> dict[str, str]:
-    """The Cedar texts. Characters that hide or reorder what a reviewer sees are refused, in comments too."""
+    """The Cedar texts. Characters that hide or reorder what a reviewer sees are refused, in comments too.
+
+    Every file of a bundle is text, because its content is recorded when it is activated.
+    """
     texts: dict[str, str] = {}
+    reported = {problem.file for problem in problems}
     for path, raw in files.files.items():
-        if path != SCHEMA_FILE and not (path.endswith(".cedar") and path.startswith(("guardrails/", "rules/"))):
-            continue
         try:
             text = raw.decode("utf-8", errors="strict")
         except UnicodeDecodeError as error:
             line = raw.count(b"\n", 0, error.start) + 1
             column = error.start - raw.rfind(b"\n", 0, error.start)
-            problems.append(Problem(file=path, line=line, column=column, message="not UTF-8; save the file as UTF-8"))
+            if path not in reported:
+                message = "not UTF-8; save the file as UTF-8"
+                problems.append(Problem(file=path, line=line, column=column, message=message))
+            continue
+        if path != SCHEMA_FILE and not (path.endswith(".cedar") and path.startswith(("guardrails/", "rules/"))):
             continue
         for number, content in enumerate(text.split("\n"), start=1):
             for column, char in enumerate(content, start=1):

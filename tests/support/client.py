@@ -316,8 +316,12 @@ class _Authorization(authorization_pb2_grpc.AuthorizationServiceServicer):
         try:
             ended: list[asyncio.Future[Any]] = [calls[0], dropped]
             await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
-            if dropped.done() and dropped.result() is not grpc.StatusCode.OK:
-                await context.abort(dropped.result(), "told to end")
+            # gRPC refuses to end a call during a write, and then never ends it.
+            async with writing:
+                for call in calls:
+                    call.cancel()
+                if dropped.done() and dropped.result() is not grpc.StatusCode.OK:
+                    await context.abort(dropped.result(), "told to end")
         finally:
             sidecar.open_streams -= 1
             for call in calls:
