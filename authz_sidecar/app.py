@@ -360,6 +360,8 @@ class Sidecar:
             reasons.append("the signing key is revoked; activate another one and restart")
         if self._ledger.poisoned is not None:
             reasons.append(f"the ledger cannot be written: {self._ledger.poisoned}")
+        if self._ledger.full:
+            reasons.append("the ledger's disk is full; free some space")
         if self._identity.current().svid.not_after <= system_now():
             reasons.append("the sidecar's SVID is expired")
         if self._identity.last_error is not None:

@@ -17,8 +17,10 @@ import orjson
 from authz_sidecar.clock import Now, parse_time
 from authz_sidecar.errors import ClockBehind, IntegrityFailure, OperatorError
 from authz_sidecar.ledger.checkpoint import Checkpoint, open_checkpoint
+from authz_sidecar.ledger.fileguard import Remembered
 from authz_sidecar.ledger.note import NoteError, Signer, VerifierKey
 from authz_sidecar.ledger.reads import LedgerReads
+from authz_sidecar.ledger.schema import LOCK
 from authz_sidecar.ledger.tree import CompactRange, leaf_hash
 
 REMEDY = (
@@ -35,7 +37,7 @@ class BootState:
 
     Attributes:
         tree: all entries.
-        signed_size: size of the newest checkpoint.
+        checkpoint, signed_size: the newest checkpoint, and its size.
         last_time: time of the newest entry; None for an empty log.
         epoch: fencing epoch of the previous run.
         clean: whether the previous run closed the log.
@@ -43,6 +45,7 @@ class BootState:
     """
 
     tree: CompactRange
+    checkpoint: str
     signed_size: int
     last_time: datetime | None
     epoch: int
@@ -67,15 +70,17 @@ def examine(
     now: Now,
     clock_tolerance: timedelta,
     witnessed: str | None,
+    remembered: Remembered,
 ) -> BootState:
     """Check everything that can be checked quickly. Reads only.
 
     Args:
         witnessed: a checkpoint of this log that was kept elsewhere, newer than any restored backup; None when there is
             none. A log that is smaller or different is refused: it was rolled back.
+        remembered: what the lock file knows of this log.
 
     Raises:
-        IntegrityFailure: the log contradicts its checkpoint, itself or the witnessed checkpoint.
+        IntegrityFailure: the log contradicts its checkpoint, itself, the lock file or the witnessed checkpoint.
         OperatorError: the signing key is another one, or `witnessed` is not a checkpoint of this log.
         ClockBehind: the clock is behind the newest entry by more than the tolerance.
     """
@@ -83,13 +88,14 @@ def examine(
     check_key(reads, signer, directory)
     size = reads.size
     epoch, clean, run_start = connection.execute("SELECT epoch, clean, run_start FROM log").fetchone()
-    signed = _newest_checkpoint(connection, signer)
+    note, signed = _newest_checkpoint(connection, signer)
     if signed.size > size:
         _refuse(f"the newest checkpoint covers {signed.size} entries, the log has {size}: the newest were removed")
     if clean and signed.size != size:
         _refuse(f"the log was closed, but its newest checkpoint covers {signed.size} of {size} entries")
     tree = _signed_tree(reads, signed)
     _append_tail(connection, reads, tree, size)
+    _check_remembered(reads, remembered, signer, size, epoch)
     if witnessed is not None:
         _check_witnessed(reads, witnessed, signer, size)
     last_time = _last_time(connection, size)
@@ -100,6 +106,7 @@ def examine(
         )
     return BootState(
         tree=tree,
+        checkpoint=note,
         signed_size=signed.size,
         last_time=last_time,
         epoch=epoch,
@@ -108,7 +115,7 @@ def examine(
     )
 
 
-def _newest_checkpoint(connection: sqlite3.Connection, signer: Signer) -> Checkpoint:
+def _newest_checkpoint(connection: sqlite3.Connection, signer: Signer) -> tuple[str, Checkpoint]:
     row = connection.execute("SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1").fetchone()
     if row is None:
         _refuse("the log has no checkpoint; every log starts with one")
@@ -118,7 +125,7 @@ def _newest_checkpoint(connection: sqlite3.Connection, signer: Signer) -> Checkp
         _refuse(f"the newest checkpoint (size {row[0]}) is not genuine: {error}")
     if (checkpoint.origin, checkpoint.size) != (signer.name, row[0]):
         _refuse(f"the checkpoint stored under size {row[0]} is for `{checkpoint.origin[:64]}` at {checkpoint.size}")
-    return checkpoint
+    return row[1], checkpoint
 
 
 def _signed_tree(reads: LedgerReads, signed: Checkpoint) -> CompactRange:
@@ -151,6 +158,22 @@ def _append_tail(connection: sqlite3.Connection, reads: LedgerReads, tree: Compa
     indexed = connection.execute("SELECT coalesce(max(idx) + 1, 0) FROM record_index").fetchone()[0]
     if indexed != size:
         _refuse(f"the record index ends at {indexed}, the log at {size}")
+
+
+def _check_remembered(reads: LedgerReads, remembered: Remembered, signer: Signer, size: int, epoch: int) -> None:
+    """Without its write-ahead log, or put back from a copy, a database is whole and knows nothing of what it lost."""
+    lost = "the database was put back to an older state, or its write-ahead log is gone"
+    if epoch < remembered.epoch:
+        _refuse(f"the newest run that the database knows of is number {epoch}, the last was {remembered.epoch}: {lost}")
+    if remembered.checkpoint is None:
+        return
+    try:
+        checkpoint = open_checkpoint(remembered.checkpoint, [signer.vkey])
+    except NoteError as error:
+        _refuse(f"the checkpoint in `{LOCK}` is not one of this log ({error})")
+    if checkpoint.size > size:
+        _refuse(f"the log had {checkpoint.size} signed entries and now has {size}: {lost}")
+    _signed_tree(reads, checkpoint)
 
 
 def _check_witnessed(reads: LedgerReads, witnessed: str, signer: Signer, size: int) -> None:

@@ -11,11 +11,14 @@ import errno
 import fcntl
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from authz_sidecar.errors import OperatorError
 from authz_sidecar.ledger.schema import DATABASE, LOCK, WAL
+
+# Longer than any text: a checkpoint holds the origin, at most 255 characters, twice.
+_MARK_BYTES = 2047
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,27 @@ class FileIdentity:
         return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """What the lock file knows of the ledger beside it.
+
+    Attributes:
+        origin: origin of the ledger that was created here; None when none was.
+        epoch: epoch of the last run that opened it.
+        checkpoint: newest signed checkpoint of that run; None when it got to none.
+    """
+
+    origin: str | None = None
+    epoch: int = 0
+    checkpoint: str | None = None
+
+
 class DirectoryLock:
     """`LOCK`, held by flock for the life of the process, so that a ledger has one writer.
 
-    Its text says who holds it and that a ledger was once created here, so that a deleted database is told from a
-    directory that never had one.
+    Its text says who holds it and what was last seen of the ledger, so that a database or a write-ahead log that was
+    deleted, emptied or put back is told from a directory that never had more. It is no proof against somebody who can
+    write to the directory: that is what checkpoints kept elsewhere are for.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -68,24 +87,32 @@ class DirectoryLock:
                 " ledger directory"
             ) from None
 
-    def created_origin(self) -> str | None:
-        """Origin of the ledger that was created here; None when none was."""
-        origin = self._text().get("origin")
-        return origin if isinstance(origin, str) else None
+    def remembered(self) -> Remembered:
+        """What the last holder left. A file that cannot be read knows nothing."""
+        text = self._text()
+        origin, epoch, checkpoint = (text.get(name) for name in ("origin", "epoch", "checkpoint"))
+        return Remembered(
+            origin=origin if isinstance(origin, str) else None,
+            epoch=epoch if isinstance(epoch, int) else 0,
+            checkpoint=checkpoint if isinstance(checkpoint, str) else None,
+        )
 
-    def mark(self, origin: str | None) -> None:
-        """Write down who holds the lock, and the ledger's origin once there is one."""
-        text = json.dumps({"pid": os.getpid(), "origin": origin}).encode() + b"\n"
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, text, 0)
-        os.fsync(self._descriptor)
+    def remember(self, seen: Remembered, *, sync: bool) -> None:
+        """Write down who holds the lock and what it saw. One write of one length, so that no kill leaves half of it.
+
+        Without `sync` a power loss may take it back: then it knows less than the ledger, never more. Raises OSError.
+        """
+        text = json.dumps({"pid": os.getpid(), **asdict(seen)}).encode()
+        os.pwrite(self._descriptor, text.ljust(_MARK_BYTES) + b"\n", 0)
+        if sync:
+            os.fsync(self._descriptor)
 
     def release(self) -> None:
         os.close(self._descriptor)
 
     def _text(self) -> dict[str, object]:
         try:
-            parsed = json.loads(os.pread(self._descriptor, 4096, 0) or b"{}")
+            parsed = json.loads(os.pread(self._descriptor, 2 * _MARK_BYTES, 0) or b"{}")
         except ValueError:
             return {}
         return parsed if isinstance(parsed, dict) else {}

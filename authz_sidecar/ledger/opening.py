@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,11 +13,11 @@ from authz_sidecar.clock import Now, format_time
 from authz_sidecar.errors import IntegrityFailure, OperatorError
 from authz_sidecar.ledger.boot import REMEDY, BootState, examine
 from authz_sidecar.ledger.commit import insert_entries
-from authz_sidecar.ledger.fileguard import DirectoryLock, FileIdentity
+from authz_sidecar.ledger.fileguard import DirectoryLock, FileIdentity, Remembered
 from authz_sidecar.ledger.note import Signer
 from authz_sidecar.ledger.options import LedgerOptions
 from authz_sidecar.ledger.prepare import prepare
-from authz_sidecar.ledger.reader import NOT_A_LEDGER, check_format
+from authz_sidecar.ledger.reader import NOT_A_LEDGER, check_format, check_not_empty
 from authz_sidecar.ledger.records import Record, envelope
 from authz_sidecar.ledger.schema import DATABASE, WAL, Connect, create_database, open_reader, open_writer
 from authz_sidecar.ledger.tree import CompactRange
@@ -28,6 +28,7 @@ class OpenedFiles:
     """Everything that is held while a ledger is open."""
 
     lock: DirectoryLock
+    origin: str
     writer: sqlite3.Connection
     reader: sqlite3.Connection
     identity: FileIdentity
@@ -35,6 +36,11 @@ class OpenedFiles:
     signed_size: int
     epoch: int
     last_time: datetime | None
+
+    def remember(self, checkpoint: str) -> None:
+        """Keep the newest checkpoint in the lock file too. A failure only leaves the one before."""
+        with suppress(OSError):
+            self.lock.remember(Remembered(origin=self.origin, epoch=self.epoch, checkpoint=checkpoint), sync=False)
 
     def close(self, *, poisoned: bool) -> None:
         """Release everything.
@@ -63,23 +69,28 @@ def open_files(
         lock = DirectoryLock(directory)
         undo.callback(lock.release)
         _create_if_new(directory, lock, signer, witnessed)
-        writer = open_writer(database, connect, options.busy_timeout.total_seconds())
-        undo.callback(writer.close)
-        check_format(writer, database)
+        check_not_empty(database)
+        # Examined through a connection that cannot write: closing another one would move the write-ahead log into a
+        # database that it may not belong to, and a refused start must leave the evidence as it is.
+        reader = open_reader(database, connect)
+        undo.callback(reader.close)
+        check_format(reader, database)
         state = examine(
-            writer,
+            reader,
             directory=directory,
             signer=signer,
             now=now,
             clock_tolerance=options.clock_tolerance,
             witnessed=witnessed,
+            remembered=lock.remembered(),
         )
+        writer = open_writer(database, connect, options.busy_timeout.total_seconds())
+        undo.callback(writer.close)
         last_time = _take_over(writer, state, now)
-        lock.mark(signer.name)
-        reader = open_reader(database, connect)
-        undo.callback(reader.close)
+        lock.remember(Remembered(origin=signer.name, epoch=state.epoch + 1, checkpoint=state.checkpoint), sync=True)
         files = OpenedFiles(
             lock=lock,
+            origin=signer.name,
             writer=writer,
             reader=reader,
             identity=FileIdentity.of(directory),
@@ -96,8 +107,7 @@ def _create_if_new(directory: Path, lock: DirectoryLock, signer: Signer, witness
     database = directory / DATABASE
     if database.exists():
         return
-    origin = lock.created_origin()
-    if origin is not None or witnessed is not None or (directory / WAL).exists():
+    if lock.remembered().origin is not None or witnessed is not None or (directory / WAL).exists():
         raise IntegrityFailure(f"`{database}` is gone, but there was a ledger here before; {REMEDY}")
     create_database(database, signer)
 

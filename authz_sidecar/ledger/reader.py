@@ -16,10 +16,12 @@ from authz_sidecar.errors import IntegrityFailure, OperatorError
 from authz_sidecar.ledger.reads import LedgerReads, StoredEntry
 from authz_sidecar.ledger.schema import DATABASE, FORMAT, WAL, open_reader
 
-__all__ = ["NOT_A_LEDGER", "LedgerReader", "StoredEntry", "check_format"]
+__all__ = ["NOT_A_LEDGER", "LedgerReader", "StoredEntry", "check_format", "check_not_empty"]
 
 # SQLITE_ERROR is what a missing table gives.
 NOT_A_LEDGER = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+_EVIDENCE = "keep the directory as evidence, then restore a backup or start a new ledger in an empty directory"
 
 
 class LedgerReader(LedgerReads):
@@ -46,6 +48,7 @@ class LedgerReader(LedgerReads):
             raise OperatorError(
                 f"no ledger in `{directory}`: expected `{DATABASE}`; give the directory that the sidecar writes to"
             )
+        check_not_empty(database)
         connection, release = _connect(directory)
         try:
             check_format(connection, database)
@@ -77,6 +80,15 @@ class LedgerReader(LedgerReads):
         self.close()
 
 
+def check_not_empty(database: Path) -> None:
+    """Before SQLite sees it: beside an empty database it deletes the write-ahead log, even when it only reads.
+
+    Raises IntegrityFailure, OSError.
+    """
+    if database.stat().st_size == 0:
+        raise IntegrityFailure(f"`{database}` is empty, which no ledger is: {_EVIDENCE}")
+
+
 def check_format(connection: sqlite3.Connection, database: Path) -> None:
     """Refuse what is not a ledger of this format. Raises OperatorError, IntegrityFailure."""
     try:
@@ -84,10 +96,7 @@ def check_format(connection: sqlite3.Connection, database: Path) -> None:
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF not in NOT_A_LEDGER:
             raise OperatorError(f"cannot read `{database}`: {error}; check permissions and the disk") from error
-        raise IntegrityFailure(
-            f"`{database}` is not a readable ledger ({error}): keep the directory as evidence, then restore a backup or"
-            " start a new ledger in an empty directory"
-        ) from error
+        raise IntegrityFailure(f"`{database}` is not a readable ledger ({error}): {_EVIDENCE}") from error
     if row is None:
         raise IntegrityFailure(f"`{database}` has lost its `log` row: keep the directory as evidence")
     if row[0] != FORMAT:

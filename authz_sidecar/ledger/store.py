@@ -26,7 +26,7 @@ from authz_sidecar.ledger.projections import RevocationRow
 from authz_sidecar.ledger.reads import LedgerReads, StoredEntry
 from authz_sidecar.ledger.records import Record, envelope
 from authz_sidecar.ledger.schema import Connect
-from authz_sidecar.ledger.writer import Committed, Event, Poisoned, Refused, Signed, Stopped, Writer
+from authz_sidecar.ledger.writer import Committed, Event, Poisoned, Refused, Signed, Space, Stopped, Writer
 from authz_sidecar.revoked import Revocation
 
 __all__ = ["Ledger", "LedgerOptions", "Position", "StoredEntry"]
@@ -53,7 +53,12 @@ class _Waiting:
 
 
 class Ledger(LedgerReads):
-    """One log, one writer. All methods belong to the thread of the event loop that appends."""
+    """One log, one writer. All methods belong to the thread of the event loop that appends.
+
+    Attributes:
+        poisoned: why nothing can be stored any more; None while all is well.
+        full: whether the newest attempt to store something found the disk full. Ends by itself when there is space.
+    """
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class Ledger(LedgerReads):
         """Use `open`."""
         super().__init__(files.reader)
         self.poisoned: str | None = None
+        self.full = False
         self._files = files
         self._new_salt = new_salt
         self._options = options
@@ -92,6 +98,7 @@ class Ledger(LedgerReads):
             signer=signer,
             identity=files.identity,
             options=options,
+            remember=files.remember,
             deliver=self._deliver,
         )
 
@@ -261,6 +268,8 @@ class Ledger(LedgerReads):
                 self._accepted_epoch = self._revocation_epoch + sum(one.entry.derived.revokes for one in waiting)
             case Signed(note):
                 self._answer_signing(note)
+            case Space(full):
+                self.full = full
             case Poisoned(reason):
                 self._poison(reason)
             case Stopped(clean):

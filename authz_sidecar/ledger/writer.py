@@ -58,6 +58,13 @@ class Signed:
 
 
 @dataclass(frozen=True, slots=True)
+class Space:
+    """The disk is full, or no longer. It comes before the event of the batch that found out."""
+
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Poisoned:
     """Nothing will be stored any more."""
 
@@ -71,7 +78,7 @@ class Stopped:
     clean: bool
 
 
-Event: TypeAlias = Committed | Refused | Signed | Poisoned | Stopped
+Event: TypeAlias = Committed | Refused | Signed | Space | Poisoned | Stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +112,14 @@ class Writer:
         signer: Signer,
         identity: FileIdentity,
         options: LedgerOptions,
+        remember: Callable[[str], None],
         deliver: Callable[[Event], None],
     ) -> None:
         """
         Args:
             tree: the tree as it stands in the database.
             signed_size: size of its newest checkpoint.
+            remember: called on the writer thread with every checkpoint that is durable; must not raise.
             deliver: called on the writer thread with every event, in order; must not raise.
         """
         self._connection = connection
@@ -119,10 +128,12 @@ class Writer:
         self._signer = signer
         self._identity = identity
         self._options = options
+        self._remember = remember
         self._deliver = deliver
         self._queue: SimpleQueue[_Queued | _Sign | _Stop] = SimpleQueue()
         self._held: _Queued | _Sign | _Stop | None = None
         self._generation = 0
+        self._full = False
         self._signed_size = signed_size
         self._signed_at = monotonic()
         self._wal_bytes = 0
@@ -170,6 +181,8 @@ class Writer:
             self._store(self._batch(item))
         else:
             self._check_files()
+            if self._full:
+                self._probe()
         if self._sign_due() <= 0:
             self._sign()
         if self._wal_bytes >= (self._options.wal_idle_bytes if item is None else self._options.wal_busy_bytes):
@@ -232,6 +245,8 @@ class Writer:
         if not stored:
             return None
         self._signed_size = self._tree.size
+        # Before looking at the files: where they are gone, this is what tells the next start how much there was.
+        self._remember(notes[0])
         self._check_files()
         return notes[0]
 
@@ -242,12 +257,15 @@ class Writer:
         return max(0.0, self._signed_at + self._options.checkpoint_interval.total_seconds() - monotonic())
 
     def _finish(self) -> bool:
+        notes: list[str] = []
+
         def close_log() -> None:
-            insert_checkpoint(self._connection, self._epoch, self._tree, self._signer)
+            notes.append(insert_checkpoint(self._connection, self._epoch, self._tree, self._signer))
             self._connection.execute("UPDATE log SET clean = 1")
 
         if not self._transaction(close_log):
             return False
+        self._remember(notes[0])
         self._check_files()
         self._checkpoint_wal()
         return True
@@ -263,8 +281,23 @@ class Writer:
                 raise
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+            self._note_space(full=True)
             return False
+        self._note_space(full=False)
         return True
+
+    def _note_space(self, *, full: bool) -> None:
+        if full != self._full:
+            self._full = full
+            self._deliver(Space(full))
+
+    def _probe(self) -> None:
+        """Find out whether there is space again when nobody asks: who sees a full disk may have stopped asking."""
+
+        def touch() -> None:
+            self._connection.execute("UPDATE log SET clean = 0 WHERE epoch = ?", (self._epoch,))
+
+        self._transaction(touch)
 
     def _check_files(self) -> None:
         problem = self._identity.problem()

@@ -16,7 +16,7 @@ import pytest
 from authz_sidecar.errors import IntegrityFailure, LedgerUnavailable, OperatorError
 from authz_sidecar.ledger.store import Ledger, LedgerOptions
 from authz_sidecar.ledger.verify import verify
-from tests.support.faulty_sqlite import Faults, sqlite_error
+from tests.support.faulty_sqlite import Faults, is_writer, sqlite_error
 from tests.support.ledger import SIGNER, bundle_activated, decision, open_ledger
 
 
@@ -116,15 +116,17 @@ def _once(matches: Callable[[str], bool]) -> Callable[[str], bool]:
 
 async def test_a_database_that_may_not_grow_refuses_reads_on_and_recovers_when_it_may(tmp_path: Path) -> None:
     """SQLite's own page limit gives the real SQLITE_FULL, from inside a statement."""
-    connections: list[sqlite3.Connection] = []
+    writers: list[sqlite3.Connection] = []
 
     def connect(*arguments: object, **options: object) -> sqlite3.Connection:
-        connections.append(sqlite3.connect(*arguments, **options))  # type: ignore[call-overload]
-        return connections[-1]
+        connection: sqlite3.Connection = sqlite3.connect(*arguments, **options)  # type: ignore[call-overload]
+        if is_writer(str(arguments[0])):
+            writers.append(connection)
+        return connection
 
     ledger = open_ledger(tmp_path, connect=connect)
     await ledger.append(decision("d-0"))
-    connections[0].execute("PRAGMA max_page_count = 60")
+    writers[0].execute("PRAGMA max_page_count = 60")
     stored, refused = 1, 0
     for number in range(1, 60):
         try:
@@ -136,7 +138,7 @@ async def test_a_database_that_may_not_grow_refuses_reads_on_and_recovers_when_i
     assert refused > 3
     assert ledger.poisoned is None
     assert ledger.decision("d-1") is not None
-    connections[0].execute("PRAGMA max_page_count = 100000")
+    writers[0].execute("PRAGMA max_page_count = 100000")
     assert (await ledger.append(decision("again"))).index == stored
     await ledger.close()
     result = verify(tmp_path, vkey=SIGNER.vkey)

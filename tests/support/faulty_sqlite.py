@@ -16,8 +16,13 @@ def sqlite_error(message: str, code: int) -> sqlite3.OperationalError:
     return error
 
 
+def is_writer(uri: str) -> bool:
+    """Whether the ledger opened this connection to write."""
+    return uri.endswith("?mode=rw")
+
+
 class Faults:
-    """Decides which statement of the first connection (the writer's) fails."""
+    """Decides which statement of the first connection that may write fails."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -25,7 +30,7 @@ class Faults:
         self.fail_on: Callable[[str], bool] = lambda _: False
         self.persisted = False
         self.error = sqlite_error("disk I/O error", sqlite3.SQLITE_IOERR)
-        self._first: sqlite3.Connection | None = None
+        self._writer: sqlite3.Connection | None = None
 
     def connect(self, *arguments: Any, **options: Any) -> sqlite3.Connection:
         faults = self
@@ -38,12 +43,12 @@ class Faults:
                 return faults.run(self, sql, lambda: super(Connection, self).executemany(sql, parameters))
 
         connection = sqlite3.connect(*arguments, factory=Connection, **options)
-        if self._first is None:
-            self._first = connection
+        if is_writer(arguments[0]) and self._writer is None:
+            self._writer = connection
         return connection
 
     def run(self, connection: sqlite3.Connection, sql: str, statement: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
-        if connection is not self._first:
+        if connection is not self._writer:
             return statement()
         self.count += 1
         if self.count == self.fail_at or self.fail_on(sql):

@@ -11,11 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -28,10 +31,12 @@ from authz_sidecar.v1 import (
     authorization_pb2,
     authorization_pb2_grpc,
     common_pb2,
+    ledger_pb2,
     ledger_pb2_grpc,
     policy_pb2_grpc,
     task_pb2,
     task_pb2_grpc,
+    token_pb2,
     token_pb2_grpc,
 )
 
@@ -108,6 +113,17 @@ def world(*init: str) -> Iterator[World]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+@contextmanager
+def copy_of(template: World) -> Iterator[World]:
+    """A world like it before its first start, without running `init`: every path in its configuration is relative."""
+    directory = Path(tempfile.mkdtemp(prefix="az-", dir="/tmp"))
+    try:
+        left_out = shutil.ignore_patterns("*.sock", "*.lock", "ledger", "serve-*.log")
+        yield World(shutil.copytree(template.directory, directory / "w", ignore=left_out))
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 class CannotStart(RuntimeError):
     """`serve` ended before it served."""
 
@@ -133,6 +149,16 @@ class Sidecar:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(30)
+
+    def not_ready(self) -> list[str]:
+        """What `/readyz` says is missing; empty when it answers 200."""
+        try:
+            with urllib.request.urlopen(f"{self.http}/readyz", timeout=10):
+                return []
+        except urllib.error.HTTPError as error:
+            with error:
+                reasons: list[str] = json.load(error)["reasons"]
+                return reasons
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
@@ -171,7 +197,7 @@ def start(made: World, *overrides: str, wait: float = 30, prefix: Sequence[str] 
         if process.poll() is not None:
             raise CannotStart(f"exit code {process.returncode}: {sidecar.log}")
         time.sleep(0.02)
-    process.kill()
+    sidecar.kill()
     raise CannotStart(f"not serving after {wait} s: {sidecar.log}")
 
 
@@ -186,11 +212,19 @@ def running(made: World, *overrides: str) -> Iterator[Sidecar]:
             sidecar.kill()
 
 
+def refused(made: World, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """A `serve` that is expected to end before it serves. Its listeners and its directories are left to the caller."""
+    flags = [flag for override in ("http.address=127.0.0.1:0", *overrides) for flag in ("--set", override)]
+    return made.run("serve", "--config", str(made.config), *flags, timeout=30)
+
+
 class Caller:
     """Raw stubs as one workload. The product's client is tested elsewhere; here every field is in the test's hands."""
 
-    def __init__(self, made: World, name: str = "support", *, target: str | None = None) -> None:
-        self.channel = made.channel(name, target=target)
+    def __init__(
+        self, made: World, name: str = "support", *, target: str | None = None, channel: grpc.Channel | None = None
+    ) -> None:
+        self.channel = channel or made.channel(name, target=target)
         self.authorization = authorization_pb2_grpc.AuthorizationServiceStub(self.channel)
         self.tasks = task_pb2_grpc.TaskServiceStub(self.channel)
         self.tokens = token_pb2_grpc.TokenServiceStub(self.channel)
@@ -212,6 +246,22 @@ class Caller:
 
     def authorize(self, task_id: str, **changes: object) -> authorization_pb2.AuthorizeResponse:
         return self.authorization.Authorize(authorize(task_id, **changes), timeout=20)
+
+    def complete(self, task_id: str) -> task_pb2.CompleteTaskResponse:
+        return self.tasks.CompleteTask(task_pb2.CompleteTaskRequest(task_id=task_id), timeout=20)
+
+    def state(self, task_id: str) -> int:
+        return self.tasks.GetTask(task_pb2.GetTaskRequest(task_id=task_id), timeout=20).task.state
+
+    def record(self, index: int) -> dict[str, Any]:
+        """One record of the ledger, asked as an auditor."""
+        entry = self.ledger.GetRecord(ledger_pb2.GetRecordRequest(index=index), timeout=20).record
+        body: dict[str, Any] = json.loads(entry.entry_json)
+        return body
+
+    def introspect(self, token: str) -> bool:
+        """Whether the token is active, asked as a tool server."""
+        return self.tokens.IntrospectToken(token_pb2.IntrospectTokenRequest(token=token), timeout=20).active
 
 
 def start_task(
@@ -251,4 +301,22 @@ def authorize(
 def error_of(error: grpc.RpcError) -> common_pb2.Error:
     """The project's error trailer of a failed call."""
     trailers = dict(error.trailing_metadata() or ())
+    assert "authz-error-bin" in trailers, f"{error.code()}: {error.details()}"
     return common_pb2.Error.FromString(trailers["authz-error-bin"])
+
+
+def wait_until(holds: Callable[[], object], *, seconds: float = 20) -> None:
+    """Poll until it holds. Fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"it did not happen within {seconds:g} s"
+        time.sleep(0.02)
+
+
+def failure(call: Callable[..., object], *arguments: object) -> tuple[grpc.StatusCode, common_pb2.Error]:
+    """Status and error trailer of a call that must fail."""
+    try:
+        answer = call(*arguments)
+    except grpc.RpcError as error:
+        return error.code(), error_of(error)
+    raise AssertionError(f"expected an error, got an answer: {type(answer).__name__}")

@@ -6,13 +6,13 @@ import sqlite3
 import threading
 from typing import Any
 
-from tests.support.faulty_sqlite import sqlite_error
+from tests.support.faulty_sqlite import is_writer, sqlite_error
 
 _LONGEST_HANG_SECONDS = 20
 
 
 class SlowDisk:
-    """Give `connect` to `Ledger.open`. The first connection is the writer's; commits of others go through."""
+    """Give `connect` to `Ledger.open`. Only commits of the ledger's writer are slow."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -52,7 +52,7 @@ class SlowDisk:
                 return super().execute(sql, parameters)
 
         connection = sqlite3.connect(*arguments, factory=Connection, **options)
-        if self._writer is None:
+        if is_writer(arguments[0]) and self._writer is None:
             self._writer = connection
         return connection
 
