@@ -170,8 +170,15 @@ class Revocation(RuleBasedStateMachine):
                 target = task_id if kind == "task_id" else agent_id(name)
                 await self.revoke(OPERATOR, revoke_command(kind, target, ""), any_agent=True)
 
+        async def ask() -> Any:
+            answer = await self.engine.ask(task_id, name)
+            if answer.token is not None:
+                claims = self.engine.introspect(answer.token.value).claims
+                assert claims is not None, "a token left that was revoked already"
+            return answer
+
         async def both() -> Any:
-            answers = await asyncio.gather(self.engine.ask(task_id, name), stop(), return_exceptions=True)
+            answers = await asyncio.gather(ask(), stop(), return_exceptions=True)
             return answers[0], answers[1]
 
         answer, stopping = self.run(both())
