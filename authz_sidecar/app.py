@@ -7,9 +7,12 @@ import os
 import secrets
 import signal
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import version
+from pathlib import Path
 
 import grpc
 import structlog
@@ -17,16 +20,21 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from starlette.routing import Route
 
 from authz_sidecar.clock import system_now
 from authz_sidecar.config import Config
 from authz_sidecar.engine.commands import CommandLimits
 from authz_sidecar.engine.core import Core
+from authz_sidecar.engine.feed import FeedOptions, RevocationFeed
 from authz_sidecar.engine.introspect import IntrospectToken
 from authz_sidecar.engine.options import EngineOptions
-from authz_sidecar.errors import LedgerUnavailable, NotReady, OperatorError
+from authz_sidecar.engine.outcome import MissingOutcomes
+from authz_sidecar.engine.revocations import Revocations
+from authz_sidecar.errors import LedgerUnavailable, NotReady, OperatorError, SidecarError
 from authz_sidecar.identity.jwt_svid import JwtSvidVerifier
 from authz_sidecar.identity.source import FileIdentitySource
+from authz_sidecar.identity.spiffe_id import SpiffeId
 from authz_sidecar.identity.x509_svid import X509SvidVerifier
 from authz_sidecar.ledger.note import Signer
 from authz_sidecar.ledger.options import LedgerOptions
@@ -46,6 +54,8 @@ from authz_sidecar.server.endpoint import (
 )
 from authz_sidecar.server.http import HttpServer, build_http_app
 from authz_sidecar.server.identify import Identify
+from authz_sidecar.server.introspection import introspection_route
+from authz_sidecar.server.revocation import RevocationServices
 from authz_sidecar.server.rpc import Admission, Guard, handlers
 from authz_sidecar.server.services import PolicyStatus, Services
 from authz_sidecar.server.stream import AuthorizeStream
@@ -65,6 +75,7 @@ from authz_sidecar.v1 import (
     task_pb2,
     token_pb2,
 )
+from authz_sidecar.verifier import JwkSet, MalformedJwks
 
 _log = structlog.get_logger(__name__)
 
@@ -95,6 +106,16 @@ async def _run(config: Config) -> int:
         return await sidecar.stopped
 
 
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What gRPC and HTTP have in common."""
+
+    roles: Roles
+    jwks: Callable[[], bytes]
+    introspect: IntrospectToken
+    jwt: JwtSvidVerifier
+
+
 class Sidecar:
     """One running sidecar."""
 
@@ -106,6 +127,8 @@ class Sidecar:
         self._pdp: Pdp | None = None
         self._activated_at: datetime | None = None
         self._serving = False
+        self._revocations: Revocations | None = None
+        self._signing_kid = ""
         self._identity_read_at = system_now()
         self.stopped: asyncio.Future[int] = loop.create_future()
 
@@ -130,10 +153,26 @@ class Sidecar:
         keyring = _key_ring(config)
         core = self._core(keyring)
         stack.push_async_callback(core.voids.written, config.ledger.append_deadline.total_seconds())
-        await self._serve_http(stack, keyring, config)
-        await self._serve_grpc(stack, core, keyring, listeners)
-        watch = asyncio.create_task(self._watch_identity())
-        stack.callback(watch.cancel)
+        self._revocations = core.revocations
+        self._signing_kid = keyring.active.kid
+        issued = IssuedTokens(keyring, config.token.issuer, now=system_now, key_revoked=self._key_revoked)
+        shared = _Shared(
+            roles=_roles(config),
+            jwks=lambda: keyring.jwks(without=core.revocations.revoked_keys),
+            introspect=IntrospectToken(core, issued.read),
+            jwt=JwtSvidVerifier(config.identity.jwt_audience or str(self._identity.current().svid.spiffe_id)),
+        )
+        asking = introspection_route(
+            authenticate=lambda token: shared.jwt.verify(
+                token, bundles=self._identity.current().bundles, now=system_now()
+            ),
+            roles=shared.roles,
+            introspect=shared.introspect,
+        )
+        await self._serve_http(stack, shared.jwks, asking)
+        await self._serve_grpc(stack, core, listeners, shared)
+        for repeated in (self._watch_identity(), self._miss_outcomes(MissingOutcomes(core))):
+            stack.callback(asyncio.create_task(repeated).cancel)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop, EXIT_OK)
         self._serving = True
@@ -213,6 +252,7 @@ class Sidecar:
                 config.token.issuer,
                 new_jti=lambda: self._random.take(16).hex(),
                 limits=TokenLimits(ttl=config.token.ttl),
+                key_revoked=self._key_revoked,
             ),
             options=EngineOptions(
                 environment=config.environment.name,
@@ -220,40 +260,42 @@ class Sidecar:
                 default_task_ttl=config.tasks.default_ttl,
                 max_task_ttl=config.tasks.max_ttl,
                 append_deadline=config.ledger.append_deadline,
+                outcome_grace=config.outcomes.grace,
             ),
             metrics=self._metrics,
             now=system_now,
             new_id=self._new_id,
         )
 
-    async def _serve_http(self, stack: AsyncExitStack, keyring: KeyRing, config: Config) -> None:
+    def _key_revoked(self, kid: str) -> bool:
+        return self._revocations is not None and self._revocations.key_revoked(kid)
+
+    async def _serve_http(self, stack: AsyncExitStack, jwks: Callable[[], bytes], asking: Route) -> None:
         app = build_http_app(
             metrics=self._metrics.render,
-            jwks=keyring.jwks,
+            jwks=jwks,
             not_ready=self.not_ready,
             broken=lambda: self._ledger.poisoned,
+            further=(asking,),
         )
-        http = HttpServer(app, config.http.address)
+        http = HttpServer(app, self._config.http.address)
         await http.start()
         self._http_port = http.port
         stack.push_async_callback(http.stop)
 
-    async def _serve_grpc(self, stack: AsyncExitStack, core: Core, keyring: KeyRing, listeners: list[Listener]) -> None:
-        config = self._config
-        roles = Roles(
-            {
-                Role.OPERATOR: map(str, config.access.operators),
-                Role.AUDITOR: map(str, config.access.auditors),
-                Role.RESOURCE_SERVER: map(str, config.access.resource_servers),
-                Role.SECURITY_ENGINEER: map(str, config.access.security_engineers),
-            }
+    async def _serve_grpc(self, stack: AsyncExitStack, core: Core, listeners: list[Listener], shared: _Shared) -> None:
+        config, roles = self._config, shared.roles
+        feed = RevocationFeed(self._ledger, now=system_now, options=FeedOptions(heartbeat=config.revocation.heartbeat))
+        core.revocations.follow(feed.publish)
+        revocation = RevocationServices(
+            core=core, feed=feed, roles=roles, receipt_keys=_receipt_keys(config.outcomes.receipt_keys)
         )
         services = Services(
             core=core,
-            introspect=IntrospectToken(core, IssuedTokens(keyring, config.token.issuer, now=system_now).read),
+            introspect=shared.introspect,
             roles=roles,
             limits=CommandLimits(max_arguments_bytes=config.limits.max_arguments_bytes),
-            jwks=keyring.jwks,
+            jwks=shared.jwks,
             issuer=config.token.issuer,
             vkey=self._signer.vkey,
             tracing=self._tracing,
@@ -262,7 +304,7 @@ class Sidecar:
         identify = Identify(
             source=self._identity,
             x509=X509SvidVerifier(),
-            jwt=JwtSvidVerifier(config.identity.jwt_audience or str(self._identity.current().svid.spiffe_id)),
+            jwt=shared.jwt,
             now=system_now,
         )
         admission = Admission(config.limits.max_concurrent_rpcs)
@@ -271,6 +313,7 @@ class Sidecar:
             ledger_size=lambda: self._ledger.size,
             bundle_age=self._bundle_age,
         )
+        self._metrics.follow_watchers(lambda: feed.watchers)
         guard = Guard(identify, roles, admission, self._metrics)
         streams = AuthorizeStream(services.authorize, window=config.limits.max_stream_inflight)
         server = grpc.aio.server(
@@ -283,8 +326,9 @@ class Sidecar:
             handlers(
                 [service for module in _CONTRACT for service in module.DESCRIPTOR.services_by_name.values()],
                 guard,
-                unary=services.unary(),
+                unary={**services.unary(), **revocation.unary()},
                 server_stream=services.server_stream(),
+                watch=revocation.watch(),
                 bidi={"AuthorizationService/AuthorizeStream": streams},
             )
         )
@@ -301,6 +345,7 @@ class Sidecar:
         async def stop() -> None:
             await healthy.enter_graceful_shutdown()
             streams.drain()
+            feed.close()
             await server.stop(_GRACE_SECONDS)
 
         stack.push_async_callback(stop)
@@ -312,6 +357,8 @@ class Sidecar:
             reasons.append("starting or stopping")
         if self._pdp is None:
             reasons.append("no policy bundle is active")
+        if self._key_revoked(self._signing_kid):
+            reasons.append("the signing key is revoked; activate another one and restart")
         if self._ledger.poisoned is not None:
             reasons.append(f"the ledger cannot be written: {self._ledger.poisoned}")
         if self._ledger.full:
@@ -341,6 +388,16 @@ class Sidecar:
                 self._identity_read_at = system_now()
             else:
                 _log.error("identity not reloaded", error=self._identity.last_error)
+
+    async def _miss_outcomes(self, missing: MissingOutcomes) -> None:
+        """Record outcomes that stayed away, within seconds of when they are due; after a restart at once."""
+        pause = min(5.0, self._config.outcomes.grace.total_seconds() / 4)
+        while True:
+            try:
+                await missing.record_overdue()
+            except SidecarError as error:
+                _log.warning("missing outcomes not recorded", reason=error.reason, message=error.message)
+            await asyncio.sleep(pause)
 
 
 class Randomness:
@@ -390,6 +447,27 @@ def _checkpoint_signer(config: Config) -> Signer:
             f"`{path}` is not a readable Ed25519 private key (PEM, PKCS #8); see `ledger.checkpoint_key`"
         )
     return Signer(config.ledger.origin, key.private_bytes_raw())
+
+
+def _roles(config: Config) -> Roles:
+    return Roles(
+        {
+            Role.OPERATOR: map(str, config.access.operators),
+            Role.AUDITOR: map(str, config.access.auditors),
+            Role.RESOURCE_SERVER: map(str, config.access.resource_servers),
+            Role.SECURITY_ENGINEER: map(str, config.access.security_engineers),
+        }
+    )
+
+
+def _receipt_keys(files: Mapping[SpiffeId, Path]) -> dict[str, JwkSet]:
+    found = {}
+    for tool_server, path in files.items():
+        try:
+            found[str(tool_server)] = JwkSet.parse(path.read_bytes())
+        except (OSError, MalformedJwks) as error:
+            raise OperatorError(f"`{path}`: {error}; see `outcomes.receipt_keys`") from None
+    return found
 
 
 def _key_ring(config: Config) -> KeyRing:

@@ -86,6 +86,18 @@ class GrantExpired(FailedPrecondition):
     reason = "GRANT_EXPIRED"
 
 
+class GrantRevoked(FailedPrecondition):
+    """The permit was revoked, or its agent suspended, while it was being recorded: no token was released."""
+
+    reason = "GRANT_REVOKED"
+
+
+class AgentNotSuspended(FailedPrecondition):
+    """Nothing to resume: the agent was never suspended."""
+
+    reason = "AGENT_NOT_SUSPENDED"
+
+
 class BehindCaller(FailedPrecondition):
     """The caller knows of a policy or a revocation that this sidecar does not; answering could be a stale permit."""
 

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from authz_sidecar.cli import (
+    agent,
     audit,
     audit_verify,
     config,
@@ -103,6 +104,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(policy.app, name="policy")
 app.add_typer(task.app, name="task")
 app.add_typer(token.app, name="token")
+app.add_typer(agent.app, name="agent")
 audit.app.command("verify")(audit_verify.verify)
 app.add_typer(audit.app, name="audit")
 app.command("version")(version.show)

@@ -77,6 +77,16 @@ def timeline(
                 "task": document,
                 "records": records,
                 "missing_outcomes": [*found.missing_outcomes],
+                "receipts": [
+                    {
+                        "decision": one.decision_id,
+                        "receipt": one.receipt_index,
+                        "outcome": one.outcome_index,
+                        "agrees": one.outcome_index is not None and not one.differences,
+                        "differences": [*one.differences],
+                    }
+                    for one in found.receipts
+                ],
             }
         )
         return
@@ -85,6 +95,18 @@ def timeline(
     columns = [name for name in COLUMNS if name not in ("agent", "task")]
     kept = [COLUMNS.index(name) for name in columns]
     screen.table(columns, ([row[position] for position in kept] for row in rows))
+    for one in found.receipts:
+        if one.differences:
+            said = f"the tool server's receipt {one.receipt_index} contradicts outcome {one.outcome_index}"
+            screen.line(f"{said}: {', '.join(one.differences)}", "bold red")
+        elif one.outcome_index is not None:
+            screen.line(
+                f"the tool server's receipt {one.receipt_index} agrees with outcome {one.outcome_index}", "green"
+            )
+        else:
+            screen.line(
+                f"the tool server's receipt {one.receipt_index} stands alone: the agent has not reported", "yellow"
+            )
     for decision in found.missing_outcomes:
         screen.line(f"no outcome was reported for decision {decision}", "yellow")
 

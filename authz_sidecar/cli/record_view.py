@@ -23,7 +23,11 @@ _STYLES = {
     "approval_required": "yellow",
     "success": "green",
     "failure": "red",
+    "missing": "yellow",
+    "suspended": "red",
 }
+# What a revocation covers, in words.
+_KINDS = {"jti": "token", "task_id": "tokens of task", "agent": "tokens of", "kid": "key"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +111,10 @@ def _what(record: Mapping[str, Json]) -> str:
     if _text(record, "tool", "name"):
         tool = f"{_text(record, 'tool', 'server')}/{_text(record, 'tool', 'name')}"
         return f"{tool} {_text(record, 'resource', 'id')}".rstrip()
+    if kind := _text(record, "revocation", "kind"):
+        return f"{_KINDS.get(kind, kind)} {_text(record, 'revocation', 'target')}"
+    if agent := _text(record, "agent", "id"):
+        return "every agent" if agent == "*" else f"agent {agent}"
     if decision := _text(record, "decision", "id"):
         return f"decision {decision}"
     if _text(record, "type") in ("bundle_activated", "bundle_rejected"):
@@ -115,7 +123,8 @@ def _what(record: Mapping[str, Json]) -> str:
 
 
 def _result(record: Mapping[str, Json]) -> str:
-    return _text(record, "outcome") or _text(record, "status") or _text(record, "task", "state")
+    state = _text(record, "task", "state") or _text(record, "agent", "state")
+    return _text(record, "outcome") or _text(record, "status") or state
 
 
 def _why(record: Mapping[str, Json]) -> str:

@@ -117,6 +117,15 @@ class Connection:
         except grpc.RpcError as error:
             raise self._failure(error) from None
 
+    def stream(self, method: grpc.UnaryStreamMultiCallable[Request, Response], request: Request) -> Iterator[Response]:
+        """Follow a stream for as long as it lasts. Raises CommandFailed as `call` does."""
+        import grpc
+
+        try:
+            yield from method(request)
+        except grpc.RpcError as error:
+            raise self._failure(error) from None
+
     def _failure(self, error: grpc.RpcError) -> CommandFailed:
         import grpc
 

@@ -1,4 +1,4 @@
-"""`authz-sidecar token`: look at tokens and verify them."""
+"""`authz-sidecar token`: look at tokens, verify and revoke them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from authz_sidecar.cli.rpc import CallerOptions, calls_sidecar, connected
 from authz_sidecar.cli.screen import OutputFormat, OutputOption, Screen
 
 if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
     from authz_sidecar.strictjson import Json
+    from authz_sidecar.v1 import token_pb2
     from authz_sidecar.verifier import KeySource, Presenter
 
-app = typer.Typer(no_args_is_help=True, help="Look at tokens and verify them.")
+app = typer.Typer(no_args_is_help=True, help="Look at tokens, verify and revoke them.")
 
 TokenArgument = Annotated[
     str, typer.Argument(metavar="TOKEN|-", help="The token; `-` reads it from standard input, out of sight of `ps`.")
@@ -119,6 +122,100 @@ def introspect(token: TokenArgument, *, caller: CallerOptions, output: OutputOpt
         screen.line("not active: unknown, expired, revoked and malformed look the same", "red")
     if not answer.active:
         raise typer.Exit(ExitCode.CHECK_FAILED)
+
+
+@app.command()
+@calls_sidecar
+def revoke(
+    token: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TOKEN|-",
+            help="The token itself; `-` reads it from standard input, out of sight of `ps`.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    jti: Annotated[str | None, typer.Option("--jti", metavar="ID", help="One token, by its identifier.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="ID", help="Every token of a task so far; the task goes on.")
+    ] = None,
+    agent: Annotated[
+        str | None,
+        typer.Option("--agent", metavar="SPIFFE-ID", help="Every token of an agent so far; the agent goes on."),
+    ] = None,
+    kid: Annotated[
+        str | None, typer.Option("--kid", metavar="KEY", help="Everything that a signing key signed or will sign.")
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; recorded, may be erased later.")] = "",
+    caller: CallerOptions,
+    output: OutputOption = OutputFormat.HUMAN,
+) -> None:
+    """Revoke one token, a task's or an agent's tokens so far, or a key. Agents may revoke tokens of their own."""
+    from authz_sidecar.v1 import token_pb2, token_pb2_grpc
+
+    targets = {"token": token, "jti": jti, "task_id": task, "agent": agent, "kid": kid}
+    given = {name: value for name, value in targets.items() if value is not None}
+    if len(given) != 1:
+        raise Unusable("say what to revoke: a token, or one of `--jti`, `--task`, `--agent` and `--kid`")
+    request = token_pb2.RevokeTokenRequest(reason=reason)
+    for name, value in given.items():
+        setattr(request, name, read_token(value) if name == "token" else value)
+    with connected(caller) as sidecar:
+        answer = sidecar.call(token_pb2_grpc.TokenServiceStub(sidecar.channel).RevokeToken, request)
+    screen = Screen(output)
+    if screen.json:
+        position: dict[str, Json] = {"log": answer.position.log, "index": answer.position.index}
+        screen.document({"ledger": position, "revocation_epoch": answer.revocation_epoch})
+    else:
+        screen.line(f"revoked; record {answer.position.index}, revocation epoch {answer.revocation_epoch}", "green")
+
+
+@app.command()
+@calls_sidecar
+def watch(
+    after: Annotated[
+        int, typer.Option("--after", metavar="N", min=0, help="Go on after this number; 0 starts with all in force.")
+    ] = 0,
+    *,
+    heartbeats: Annotated[bool, typer.Option("--heartbeats", help="Show signs of life too.")] = False,
+    caller: CallerOptions,
+    output: OutputOption = OutputFormat.HUMAN,
+) -> None:
+    """Follow the revocation feed until interrupted or cut off; as JSON, one revocation a line."""
+    from authz_sidecar.v1 import token_pb2, token_pb2_grpc
+
+    screen = Screen(output)
+    with connected(caller) as sidecar:
+        stub = token_pb2_grpc.TokenServiceStub(sidecar.channel)
+        for message in sidecar.stream(stub.WatchRevocations, token_pb2.WatchRevocationsRequest(after_sequence=after)):
+            event = message.WhichOneof("event")
+            told = message.snapshot.revocations if event == "snapshot" else [message.revocation]
+            for revocation in told if event in ("snapshot", "revocation") else ():
+                _show_revocation(screen, revocation)
+            if event == "heartbeat" and heartbeats:
+                if screen.json:
+                    screen.json_line({"sequence": message.sequence, "heartbeat": _time(message.heartbeat.time)})
+                else:
+                    screen.line(f"alive at {message.sequence}", "dim")
+
+
+def _show_revocation(screen: Screen, revocation: token_pb2.Revocation) -> None:
+    kind = revocation.WhichOneof("target") or ""
+    target = str(getattr(revocation, kind)) if kind else ""
+    until = _time(revocation.expires_at) if revocation.HasField("expires_at") else None
+    if screen.json:
+        screen.json_line({"sequence": revocation.sequence, "kind": kind, "target": target, "expires_at": until})
+    else:
+        screen.row((str(revocation.sequence), kind, target, until or "for ever"), (8, 8, 48, 0))
+
+
+def _time(moment: Timestamp) -> str:
+    from datetime import UTC
+
+    from authz_sidecar.clock import format_time
+
+    return format_time(moment.ToDatetime(UTC))
 
 
 @app.command()

@@ -126,6 +126,26 @@ class TasksSection(DocumentModel):
     )
 
 
+class OutcomesSection(DocumentModel):
+    """What permitted calls owe: a report of what came of them."""
+
+    grace: Annotated[Duration, within("1s", "1d")] = Field(
+        default=timedelta(minutes=5), description="how long after its token ended a call's outcome may still come"
+    )
+    receipt_keys: Mapping[WorkloadId, Path] = Field(
+        default_factory=dict,
+        description="SPIFFE ID of a tool server -> JWK Set of keys for its receipts, beside its SVID's",
+    )
+
+
+class RevocationSection(DocumentModel):
+    """The revocation feed."""
+
+    heartbeat: Annotated[Duration, within("100ms", "4s")] = Field(
+        default=timedelta(seconds=1), description="longest silence of the feed; tool servers take 5 s for stale"
+    )
+
+
 class LimitsSection(DocumentModel):
     """Bounds on what callers can send; beyond them they get an error and the sidecar keeps its memory."""
 

@@ -17,7 +17,9 @@ from authz_sidecar.config.sections import (
     LimitsSection,
     ListenerSection,
     LogSection,
+    OutcomesSection,
     PolicySection,
+    RevocationSection,
     TasksSection,
     TelemetrySection,
     TokenSection,
@@ -45,6 +47,8 @@ class Tree(DocumentModel):
     ledger: LedgerSection
     token: TokenSection
     tasks: TasksSection = Field(default_factory=TasksSection)
+    outcomes: OutcomesSection = Field(default_factory=OutcomesSection)
+    revocation: RevocationSection = Field(default_factory=RevocationSection)
     limits: LimitsSection = Field(default_factory=LimitsSection)
     log: LogSection = Field(default_factory=LogSection)
     telemetry: TelemetrySection = Field(default_factory=TelemetrySection)

@@ -27,9 +27,11 @@ from authz_sidecar.engine.core import Core
 from authz_sidecar.engine.facts import CallFacts, establish
 from authz_sidecar.engine.live import LiveTask
 from authz_sidecar.engine.recall import Recalled, decision_from_record
+from authz_sidecar.engine.revocations import token_identity
 from authz_sidecar.errors import (
     DeadlineExceeded,
     GrantExpired,
+    GrantRevoked,
     InvalidRequest,
     RequestIdReused,
     SidecarError,
@@ -99,7 +101,15 @@ class Authorize:
         # 4. Load facts
         started = perf_counter()
         pdp = core.policy()
-        facts = establish(options=core.options, bundle=pdp.bundle, subject=subject, command=command, live=live, now=now)
+        facts = establish(
+            options=core.options,
+            bundle=pdp.bundle,
+            subject=subject,
+            command=command,
+            live=live,
+            suspended=core.revocations.suspended(str(subject.spiffe_id)),
+            now=now,
+        )
         core.metrics.observe_step("facts", started)
 
         # 5. Evaluate
@@ -121,6 +131,7 @@ class Authorize:
             verdict=verdict,
             token=token,
             evaluated=evaluated,
+            revocation_epoch=core.revocations.epoch,
         )
         if isinstance(verdict, Permit) and live is not None and facts.tool is not None:
             live.session = live.session.after_permit(
@@ -210,7 +221,17 @@ class Authorize:
         if permitted and live is not None and live.task.state is not TaskState.ACTIVE:
             self._void(subject, command, pending, "task_ended")
             raise TaskNotActive(f"task `{command.task_id}` ended while the decision was being recorded")
+        if permitted and self._revoked_since(pending.body):
+            self._void(subject, command, pending, "revoked")
+            raise GrantRevoked("the permit was revoked while it was being recorded; no token was released")
         return position
+
+    def _revoked_since(self, body: Mapping[str, Json]) -> bool:
+        """Whether a revocation that came after the decision covers its token."""
+        revocations = self._core.revocations
+        if revocations.epoch == body["revocation_epoch"]:
+            return False
+        return revocations.covers(token_identity(body, issuer=self._core.minter.issuer))
 
     def _void(self, subject: Subject, command: AuthorizeCommand, pending: _Pending, reason: str) -> None:
         """The caller of this permit is told that there is no answer: say in the ledger that no token left."""
@@ -278,10 +299,11 @@ class Authorize:
             and recalled.expires_at is not None
             and now + timedelta(seconds=1) <= recalled.expires_at
             and recalled.decision_id not in core.voids
+            and not core.revocations.covers(token_identity(recalled.body, issuer=core.minter.issuer))
         )
         if not still:
             raise GrantExpired(
-                "the recorded permit is no longer valid (expired, task ended, voided, or the SVID was rotated);"
+                "the recorded permit is no longer valid (expired, revoked, voided, task ended, or SVID rotated);"
                 " use a new request id"
             )
         return core.minter.mint(recalled.body)

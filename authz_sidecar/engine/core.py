@@ -8,6 +8,8 @@ from datetime import datetime
 
 from authz_sidecar.engine.live import LiveTasks
 from authz_sidecar.engine.options import EngineOptions
+from authz_sidecar.engine.revocations import Revocations
+from authz_sidecar.engine.turns import Turns
 from authz_sidecar.engine.voids import Voids
 from authz_sidecar.errors import BehindCaller, ClockBehind, DeadlineExceeded
 from authz_sidecar.ledger.records import Record
@@ -44,6 +46,8 @@ class Core:
         self.metrics = metrics
         self.new_id = new_id
         self.tasks = LiveTasks(ledger)
+        self.revocations = Revocations(ledger, now)
+        self.turns = Turns()
         self.voids = Voids(ledger, new_id=new_id, record_time=self.record_time)
         self._now = now
 

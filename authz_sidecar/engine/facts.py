@@ -66,6 +66,7 @@ def establish(
     subject: Subject,
     command: AuthorizeCommand,
     live: LiveTask | None,
+    suspended: bool,
     now: datetime,
 ) -> CallFacts:
     """Gather the facts of one call at `now`. Never raises for what the caller sent; missing facts deny."""
@@ -118,7 +119,7 @@ def establish(
                 production=options.production,
                 session=session,
                 input=command.arguments if tool.arguments == "full" else None,
-                suspended=False,
+                suspended=suspended,
                 drifted=False,
             ),
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from authz_sidecar.engine.core import Core
 from authz_sidecar.engine.recall import decision_from_record
+from authz_sidecar.engine.revocations import token_identity
 from authz_sidecar.strictjson import Json
 from authz_sidecar.task.model import TaskState
 from authz_sidecar.verifier import TokenRejected
@@ -24,7 +25,7 @@ class Introspection:
 
 
 class IntrospectToken:
-    """Active: signed here, not expired, its record stands and was not voided, its task is active in the same epoch."""
+    """Active: signed here, not expired, neither voided nor revoked, and its task is active in the same epoch."""
 
     def __init__(self, core: Core, read: ReadToken) -> None:
         self._core = core
@@ -52,4 +53,5 @@ class IntrospectToken:
             and live.task.state_at(self._core.moment()) is TaskState.ACTIVE
             and live.task.epoch == decision.task_epoch
             and not ledger.is_void(decision.decision_id)
+            and not self._core.revocations.covers(token_identity(decision.body, issuer=self._core.minter.issuer))
         )

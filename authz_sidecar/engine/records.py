@@ -38,10 +38,12 @@ def decision(
     verdict: Verdict,
     token: Mapping[str, Json] | None,
     evaluated: Json,
+    revocation_epoch: int,
 ) -> Record:
     """Step 6: everything a stranger needs to see who asked what, why it was answered so, and what was handed out.
 
     `evaluated` is the query exactly as the engine saw it; with the bundle of the recorded digest it can be replayed.
+    `revocation_epoch` says which revocations the decision comes after; every later one may cover its token.
     """
     task = facts.task
     body = envelope(
@@ -62,6 +64,7 @@ def decision(
         session=_session(facts.session) if facts.session else None,
         policy=_policy(pdp),
         token=dict(token) if token else None,
+        revocation_epoch=revocation_epoch,
         **_verdict(verdict),
     )
     payload: dict[str, Json] = {"evaluated": evaluated}

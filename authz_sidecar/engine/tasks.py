@@ -75,7 +75,7 @@ class StartTask:
                 environment=core.options.environment,
                 production=core.options.production,
                 ttl=ttl,
-                suspended=False,
+                suspended=core.revocations.suspended(agent),
                 drifted=False,
             ),
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
+
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from authz_sidecar.identity.spiffe_id import SpiffeId
 
@@ -19,6 +21,7 @@ class Subject:
         credential_sha256: lower-case hex SHA-256 of the certificate (DER) or of the JWT-SVID; never the credential.
         not_after: end of the credential's life; nothing minted for the subject outlives it.
         x5t_s256: RFC 8705 certificate thumbprint, base64url without padding; None for a JWT-SVID.
+        p256_key: public key of the certificate; None for a JWT-SVID and for keys of other kinds.
     """
 
     spiffe_id: SpiffeId
@@ -26,3 +29,4 @@ class Subject:
     credential_sha256: str
     not_after: datetime
     x5t_s256: str | None
+    p256_key: ec.EllipticCurvePublicKey | None = field(default=None, compare=False, repr=False)

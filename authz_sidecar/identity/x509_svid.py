@@ -15,6 +15,7 @@ from itertools import pairwise
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
@@ -187,11 +188,17 @@ def _establish(leaf_pem: bytes, intermediates_pem: bytes, bundles: BundleSet, no
         credential_sha256=sha256_hex(leaf),
         not_after=not_after,
         x5t_s256=x5t_s256(leaf),
+        p256_key=_p256(leaf),
     )
     not_before = max(certificate.not_valid_before_utc for certificate in path)
     if not now < not_after:
         raise _Refused(f"a certificate of the path expired at {format_time(not_after)}")
     return _Established(subject, not_before, not_after)
+
+
+def _p256(leaf: x509.Certificate) -> ec.EllipticCurvePublicKey | None:
+    key = leaf.public_key()
+    return key if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1) else None
 
 
 def _parse_chain(leaf_pem: bytes, intermediates_pem: bytes) -> tuple[x509.Certificate, tuple[x509.Certificate, ...]]:

@@ -76,6 +76,7 @@ def _incoming_row(index: int, epoch: int, batch: int, entry: PreparedEntry) -> t
         entry.body,
         *((payload.sha256, int(payload.shared), payload.content) if payload is not None else _NO_PAYLOAD),
         call.read_level if call is not None else None,
+        entry.derived.owed_from,
         *entry.derived.row,
     )
 

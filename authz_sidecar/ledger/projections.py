@@ -9,11 +9,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from types import MappingProxyType
 
 import orjson
 
+from authz_sidecar.clock import format_time, parse_time
 from authz_sidecar.ledger.canonical import canonical
+from authz_sidecar.revoked import HORIZON_SECONDS, Kind
 from authz_sidecar.strictjson import Json
 
 SCHEMA = """
@@ -38,11 +41,32 @@ CREATE TABLE session_tool (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE policy (sha256 TEXT PRIMARY KEY, idx INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE revocation (
+    sequence INTEGER PRIMARY KEY, idx INTEGER NOT NULL, kind TEXT NOT NULL, target TEXT NOT NULL, expires_at TEXT,
+    task_epoch INTEGER NOT NULL
+) STRICT;
+CREATE INDEX revocation_target ON revocation (target, kind);
+CREATE INDEX revocation_end ON revocation (expires_at);
+CREATE TABLE standing (idx INTEGER PRIMARY KEY, agent TEXT NOT NULL, state TEXT NOT NULL) STRICT;
+CREATE INDEX standing_agent ON standing (agent);
+CREATE TABLE owed (
+    decision_id TEXT PRIMARY KEY, idx INTEGER NOT NULL, token_expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX owed_end ON owed (token_expires_at);
 """
 
 # The tables that are compared as a whole after a rebuild; `record_index` is compared row by row.
 STATE_TABLES: Mapping[str, str] = MappingProxyType(
-    {"task": "task_id", "session": "task_id", "session_tool": "task_id, tool", "policy": "sha256", "counter": "name"}
+    {
+        "task": "task_id",
+        "session": "task_id",
+        "session_tool": "task_id, tool",
+        "policy": "sha256",
+        "counter": "name",
+        "revocation": "sequence",
+        "standing": "idx",
+        "owed": "decision_id",
+    }
 )
 
 REVOCATION_EPOCH = "revocation_epoch"
@@ -53,7 +77,12 @@ _REQUEST_KINDS: Mapping[str, str] = MappingProxyType({"task_started": "start_tas
 _TASK_CHANGES = frozenset(
     {"task_started", "task_completed", "task_suspended", "task_resumed", "task_cancelled", "task_expired"}
 )
-_REVOKING = frozenset({"task_completed", "task_cancelled", "task_suspended", "task_expired"})
+_TASK_ENDS = frozenset({"task_completed", "task_cancelled", "task_suspended", "task_expired"})
+_STANDING: Mapping[str, str] = MappingProxyType({"agent_suspended": "suspended", "agent_resumed": "working"})
+_KINDS: Mapping[str, Kind] = MappingProxyType({"jti": "jti", "task_id": "task_id", "agent": "agent", "kid": "kid"})
+
+# What ends the debt of an outcome. Also in the trigger of the live database, see `schema`.
+SETTLING = ("outcome", "outcome_missing", "grant_void")
 
 _NOTHING: Mapping[str, Json] = MappingProxyType({})
 
@@ -87,14 +116,34 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class RevocationRow:
+    """What a record revokes; its number is added when it is known. `expires_at` as in records, None for never."""
+
+    kind: Kind
+    target: str
+    expires_at: str | None
+    task_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Derived:
-    """Everything the projections take from one record; the index is added when it is known."""
+    """Everything the projections take from one record; the index is added when it is known.
+
+    `standing` is an agent and its state; `owed_from` when the token of a permit ends (Unix time): it owes an outcome.
+    """
 
     row: IndexRow
     task: TaskRow | None
     call: Call | None
     policy: str | None
-    revokes: bool
+    revocation: RevocationRow | None
+    standing: tuple[str, str] | None
+    owed_from: int | None
+
+    @property
+    def revokes(self) -> bool:
+        """Whether the record raises the revocation epoch."""
+        return self.revocation is not None
 
 
 def derive(record: Mapping[str, Json]) -> Derived:
@@ -105,7 +154,9 @@ def derive(record: Mapping[str, Json]) -> Derived:
         task=_task_row(kind, record) if kind in _TASK_CHANGES else None,
         call=_call(record) if kind == "decision" and record["outcome"] == "permit" else None,
         policy=_text(_part(record, "policy").get("sha256")) if kind == "bundle_activated" else None,
-        revokes=kind in _REVOKING,
+        revocation=_revocation(kind, record),
+        standing=(str(_part(record, "agent").get("id")), _STANDING[kind]) if kind in _STANDING else None,
+        owed_from=_owed_from(record) if kind == "decision" and record["outcome"] == "permit" else None,
     )
 
 
@@ -151,6 +202,30 @@ def _call(record: Mapping[str, Json]) -> Call:
     )
 
 
+def _revocation(kind: str, record: Mapping[str, Json]) -> RevocationRow | None:
+    """Tokens granted before the record die with it: those of a task that ended, of an agent that was stopped, …"""
+    if kind in _TASK_ENDS:
+        task = _part(record, "task")
+        return RevocationRow("task_id", str(task.get("id")), _horizon(record), _number(task.get("epoch")))
+    if kind == "agent_suspended":
+        return RevocationRow("agent", str(_part(record, "agent").get("id")), _horizon(record), 0)
+    if kind == "token_revoked":
+        told = _part(record, "revocation")
+        target = str(told.get("target"))
+        return RevocationRow(_KINDS[str(told.get("kind"))], target, _text(told.get("expires_at")), 0)
+    return None
+
+
+def _horizon(record: Mapping[str, Json]) -> str:
+    """From when no token granted before the record could be accepted any more."""
+    return format_time(parse_time(str(record["time"])) + timedelta(seconds=HORIZON_SECONDS))
+
+
+def _owed_from(record: Mapping[str, Json]) -> int | None:
+    end = _part(record, "token").get("exp")
+    return end if isinstance(end, int) else None
+
+
 def _part(record: Mapping[str, Json], name: str) -> Mapping[str, Json]:
     """A member that is an object; an empty one stands for a member that is missing or null."""
     value = record.get(name)
@@ -184,6 +259,11 @@ _ADD_POLICY = "INSERT INTO policy (sha256, idx) VALUES (?, ?) ON CONFLICT (sha25
 _ADD_COUNT = """
 INSERT INTO counter (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value
 """
+# Its number is the count that it just raised.
+_ADD_REVOCATION = """
+INSERT INTO revocation (sequence, idx, kind, target, expires_at, task_epoch)
+    SELECT value, ?, ?, ?, ?, ? FROM counter WHERE name = ?
+"""
 
 
 def apply_rare(connection: sqlite3.Connection, index: int, derived: Derived) -> None:
@@ -195,19 +275,28 @@ def apply_rare(connection: sqlite3.Connection, index: int, derived: Derived) -> 
         )
     if derived.policy is not None:
         connection.execute(_ADD_POLICY, (derived.policy, index))
-    if derived.revokes:
+    revocation = derived.revocation
+    if revocation is not None:
         connection.execute(_ADD_COUNT, (REVOCATION_EPOCH, 1))
+        connection.execute(
+            _ADD_REVOCATION,
+            (index, revocation.kind, revocation.target, revocation.expires_at, revocation.task_epoch, REVOCATION_EPOCH),
+        )
+    if derived.standing is not None:
+        connection.execute("INSERT INTO standing (idx, agent, state) VALUES (?, ?, ?)", (index, *derived.standing))
 
 
 def apply_state(connection: sqlite3.Connection, first_index: int, derived: Sequence[Derived]) -> None:
     """Add the records `first_index` … to all state tables of a rebuild.
 
-    Permitted calls are added up here and not by the trigger of the live database, so that a rebuild checks the trigger.
+    Permitted calls are added up, and outcomes owed, here and not by the trigger of the live database, so that a rebuild
+    checks the trigger.
     """
     calls: dict[str, list[int]] = {}
     tool_calls: dict[tuple[str, str], int] = {}
     for index, one in enumerate(derived, first_index):
         apply_rare(connection, index, one)
+        _apply_owed(connection, index, one)
         call = one.call
         if call is not None:
             sums = calls.setdefault(call.task_id, [0, 0, 0])
@@ -218,6 +307,14 @@ def apply_state(connection: sqlite3.Connection, first_index: int, derived: Seque
             tool_calls[key] = tool_calls.get(key, 0) + 1
     connection.executemany(_ADD_CALLS, [(task_id, *sums) for task_id, sums in calls.items()])
     connection.executemany(_ADD_TOOL_CALLS, [(*key, count) for key, count in tool_calls.items()])
+
+
+def _apply_owed(connection: sqlite3.Connection, index: int, derived: Derived) -> None:
+    decision_id = derived.row[INDEX_COLUMNS.index("decision_id")]
+    if derived.owed_from is not None:
+        connection.execute("INSERT OR IGNORE INTO owed VALUES (?, ?, ?)", (decision_id, index, derived.owed_from))
+    if derived.row[0] in SETTLING:
+        connection.execute("DELETE FROM owed WHERE decision_id = ?", (decision_id,))
 
 
 def state_differences(stored: sqlite3.Connection, rebuilt: sqlite3.Connection) -> Iterator[tuple[int | None, str]]:
@@ -249,16 +346,20 @@ def _differences(
 
 
 def _key(row: tuple[object, ...], width: int) -> tuple[str, ...]:
-    return tuple(map(str, row[:width]))
+    return tuple(f"{value:020}" if isinstance(value, int) else str(value) for value in row[:width])
 
 
 def _name(row: tuple[object, ...], width: int) -> str:
-    return "/".join(_key(row, width))
+    return "/".join(map(str, row[:width]))
 
 
 def _entry_of(table: str, width: int, row: tuple[object, ...], rebuilt: tuple[object, ...] | None) -> int | None:
     """The entry that the log says made the row. The stored row's own word is not taken for it."""
-    if table not in ("task", "session", "policy") or rebuilt is None or rebuilt[:width] != row[:width]:
+    if (
+        table not in ("task", "session", "policy", "revocation", "owed")
+        or rebuilt is None
+        or rebuilt[:width] != row[:width]
+    ):
         return None
     index = rebuilt[width]
     return index if isinstance(index, int) else None

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import orjson
 
-from authz_sidecar.clock import format_time
+from authz_sidecar.clock import format_time, parse_time
 from authz_sidecar.ledger.filters import QueryFilter, condition
 from authz_sidecar.ledger.projections import REVOCATION_EPOCH, task_document
 from authz_sidecar.ledger.tree import (
@@ -26,6 +26,7 @@ from authz_sidecar.ledger.tree import (
     root_of,
     split_point,
 )
+from authz_sidecar.revoked import Kind, Revocation
 from authz_sidecar.strictjson import Json
 
 _PAGE = 256
@@ -33,6 +34,7 @@ _ENTRY = """
 SELECT entry.idx, entry.leaf_hash, entry.body, payload.content
 FROM entry LEFT JOIN payload ON payload.idx = entry.payload
 """
+_REVOCATIONS = "SELECT sequence, kind, target, expires_at, task_epoch FROM revocation"
 _BY_INDEX = f"{_ENTRY} WHERE entry.idx = ?"
 _OF_DECISION = (
     f"{_ENTRY} WHERE entry.idx IN (SELECT idx FROM record_index WHERE decision_id = ? AND type = ?) ORDER BY entry.idx"  # noqa: S608 - constant text
@@ -85,7 +87,7 @@ class LedgerReads:
 
     @property
     def revocation_epoch(self) -> int:
-        """How many records ended or suspended a task so far. Only rises."""
+        """How many revocations there were so far: of tokens, agents and keys, and tasks that ended. Only rises."""
         row = self._read.execute("SELECT value FROM counter WHERE name = ?", (REVOCATION_EPOCH,)).fetchone()
         return int(row[0]) if row else 0
 
@@ -99,6 +101,61 @@ class LedgerReads:
         """Reports about a decision, oldest first."""
         return [StoredEntry(*row) for row in self._read.execute(_OF_DECISION, (decision_id, "outcome"))]
 
+    def receipts(self, decision_id: str) -> list[StoredEntry]:
+        """What tool servers said about a decision, oldest first."""
+        return [StoredEntry(*row) for row in self._read.execute(_OF_DECISION, (decision_id, "receipt"))]
+
+    def outcome_missing(self, decision_id: str) -> StoredEntry | None:
+        """The record that no outcome had come in time."""
+        return self._one(_OF_DECISION, decision_id, "outcome_missing")
+
+    def overdue(self, token_ended_by: float, limit: int) -> list[tuple[str, int]]:
+        """Permits that owe an outcome and whose token ended by then (Unix time), the oldest debts first.
+
+        Returns (decision id, index of the decision).
+        """
+        query = "SELECT decision_id, idx FROM owed WHERE token_expires_at <= ? ORDER BY token_expires_at LIMIT ?"
+        return self._read.execute(query, (int(token_ended_by), limit)).fetchall()
+
+    def owes_outcome(self, decision_id: str) -> bool:
+        """Whether a permit has neither an outcome, nor one recorded as missing, nor been voided."""
+        query = "SELECT 1 FROM owed WHERE decision_id = ?"
+        return self._read.execute(query, (decision_id,)).fetchone() is not None
+
+    def revocations_after(self, sequence: int, *, limit: int) -> list[Revocation]:
+        """Revocations with a higher number, in order, at most so many."""
+        rows = self._read.execute(f"{_REVOCATIONS} WHERE sequence > ? ORDER BY sequence LIMIT ?", (sequence, limit))
+        return [_revocation(row) for row in rows]
+
+    def revocations_in_force(self, now: datetime, *, up_to: int) -> list[Revocation]:
+        """Revocations up to a number that still cover something at `now`, in order."""
+        query = f"{_REVOCATIONS} WHERE (expires_at > ? OR expires_at IS NULL) AND sequence <= ? ORDER BY sequence"
+        return [_revocation(row) for row in self._read.execute(query, (format_time(now), up_to))]
+
+    def revocation_of(self, kind: Kind, target: str) -> StoredEntry | None:
+        """The first record that revoked exactly this."""
+        query = "SELECT idx FROM revocation WHERE target = ? AND kind = ? ORDER BY sequence LIMIT 1"
+        return self._indexed(query, target, kind)
+
+    def stops_of(self, agent: str, first: int, end: int) -> list[int]:
+        """Indices in `[first, end)` of records that revoked tokens of an agent, of every agent or of a key, or that
+        suspended or resumed the agent or all of them."""
+        query = """
+            SELECT idx FROM revocation WHERE kind = 'agent' AND target IN (:agent, '*') AND idx >= :first AND idx < :end
+            UNION SELECT idx FROM revocation WHERE kind = 'kid' AND idx >= :first AND idx < :end
+            UNION SELECT idx FROM standing WHERE agent IN (:agent, '*') AND idx >= :first AND idx < :end ORDER BY 1
+        """
+        return [row[0] for row in self._read.execute(query, {"agent": agent, "first": first, "end": end})]
+
+    def standing_of(self, agent: str) -> StoredEntry | None:
+        """The newest record that suspended or resumed an agent (or `*`, all of them)."""
+        return self._indexed("SELECT idx FROM standing WHERE agent = ? ORDER BY idx DESC LIMIT 1", agent)
+
+    def suspended_agents(self) -> list[str]:
+        """Agents that are suspended now, `*` among them when all are."""
+        query = "SELECT agent, state, max(idx) FROM standing GROUP BY agent"
+        return [agent for agent, state, _ in self._read.execute(query) if state == "suspended"]
+
     def is_void(self, decision_id: str) -> bool:
         """Whether a `grant_void` record says that the decision's token was never released."""
         query = "SELECT 1 FROM record_index WHERE decision_id = ? AND type = 'grant_void' LIMIT 1"
@@ -106,7 +163,8 @@ class LedgerReads:
 
     def jti_entry(self, jti: str) -> StoredEntry | None:
         """The decision that granted a token."""
-        return self._indexed("SELECT idx FROM record_index WHERE jti = ? ORDER BY idx LIMIT 1", jti)
+        query = "SELECT idx FROM record_index WHERE jti = ? AND type = 'decision' ORDER BY idx LIMIT 1"
+        return self._indexed(query, jti)
 
     def find_request(self, agent: str, kind: str, request_id: str) -> StoredEntry | None:
         """The first record of an idempotency key. `kind`: `start_task`, otherwise the record type."""
@@ -255,6 +313,17 @@ class LedgerReads:
     def _one(self, query: str, *parameters: object) -> StoredEntry | None:
         row = self._read.execute(query, parameters).fetchone()
         return StoredEntry(*row) if row else None
+
+
+def _revocation(row: tuple[int, Kind, str, str | None, int]) -> Revocation:
+    sequence, kind, target, expires_at, task_epoch = row
+    return Revocation(
+        sequence=sequence,
+        kind=kind,
+        target=target,
+        expires_at=parse_time(expires_at).timestamp() if expires_at is not None else None,
+        task_epoch=task_epoch,
+    )
 
 
 def _complete(hashes: list[bytes], begin: int, end: int, what: str) -> list[bytes]:

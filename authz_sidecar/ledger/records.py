@@ -45,6 +45,11 @@ RECORD_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "decision": ("task.id", "tool.server", "tool.name", "outcome", "reason_code"),
         "grant_void": ("decision.id", "decision.index"),
         "outcome": ("decision.id", "decision.index", "status"),
+        "outcome_missing": ("decision.id", "decision.index"),
+        "receipt": ("decision.id", "decision.index", "status"),
+        "token_revoked": ("revocation.kind", "revocation.target"),
+        "agent_suspended": ("agent.id",),
+        "agent_resumed": ("agent.id",),
     }
 )
 

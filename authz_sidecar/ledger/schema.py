@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from authz_sidecar.ledger.checkpoint import Checkpoint, sign_checkpoint
 from authz_sidecar.ledger.note import Signer
-from authz_sidecar.ledger.projections import INDEX_COLUMNS
+from authz_sidecar.ledger.projections import INDEX_COLUMNS, SETTLING
 from authz_sidecar.ledger.projections import SCHEMA as PROJECTIONS
 from authz_sidecar.ledger.tree import EMPTY_ROOT
 
@@ -51,9 +51,10 @@ CREATE TABLE checkpoint (size INTEGER PRIMARY KEY, note TEXT NOT NULL) STRICT;
 
 INCOMING_COLUMNS = (
     "idx", "epoch", "batch", "leaf_hash", "body", "payload_sha256", "payload_shared", "payload_content", "read_level",
-    *INDEX_COLUMNS,
+    "owed_from", *INDEX_COLUMNS,
 )  # fmt: skip
 
+_SETTLING = ", ".join(f"'{kind}'" for kind in SETTLING)
 _INCOMING = f"""
 CREATE VIEW incoming AS SELECT {", ".join(f"NULL AS {column}" for column in INCOMING_COLUMNS)} WHERE FALSE;
 CREATE TRIGGER incoming_record INSTEAD OF INSERT ON incoming BEGIN
@@ -77,6 +78,10 @@ CREATE TRIGGER incoming_record INSTEAD OF INSERT ON incoming BEGIN
     INSERT INTO session_tool (task_id, tool, calls)
         SELECT NEW.task_id, NEW.tool, 1 WHERE NEW.read_level IS NOT NULL
         ON CONFLICT (task_id, tool) DO UPDATE SET calls = calls + 1;
+    INSERT INTO owed (decision_id, idx, token_expires_at)
+        SELECT NEW.decision_id, NEW.idx, NEW.owed_from WHERE NEW.owed_from IS NOT NULL
+        ON CONFLICT (decision_id) DO NOTHING;
+    DELETE FROM owed WHERE decision_id = NEW.decision_id AND NEW.type IN ({_SETTLING});
 END;
 """  # noqa: S608 - names are constants
 

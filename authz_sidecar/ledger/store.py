@@ -22,10 +22,12 @@ from authz_sidecar.ledger.note import Signer
 from authz_sidecar.ledger.opening import OpenedFiles, open_files
 from authz_sidecar.ledger.options import LedgerOptions
 from authz_sidecar.ledger.prepare import PreparedEntry, prepare
+from authz_sidecar.ledger.projections import RevocationRow
 from authz_sidecar.ledger.reads import LedgerReads, StoredEntry
 from authz_sidecar.ledger.records import Record, envelope
 from authz_sidecar.ledger.schema import Connect
 from authz_sidecar.ledger.writer import Committed, Event, Poisoned, Refused, Signed, Space, Stopped, Writer
+from authz_sidecar.revoked import Revocation
 
 __all__ = ["Ledger", "LedgerOptions", "Position", "StoredEntry"]
 
@@ -43,10 +45,11 @@ class Position:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A record that was accepted and is not durable yet."""
+    """A record that was accepted and is not durable yet. Of an older generation, it will be refused."""
 
     entry: PreparedEntry
     future: asyncio.Future[Position]
+    generation: int
 
 
 class Ledger(LedgerReads):
@@ -77,7 +80,8 @@ class Ledger(LedgerReads):
         self._on_poison = on_poison
         self._on_commit = on_commit
         self._size = files.tree.size
-        self._revocation_epoch = super().revocation_epoch
+        self._revocation_epoch = self._accepted_epoch = super().revocation_epoch
+        self._on_revocation: Callable[[Revocation], None] | None = None
         self._last = format_time(files.last_time) if files.last_time else ""
         self._stepped = False
         self._steps = 0
@@ -145,8 +149,20 @@ class Ledger(LedgerReads):
 
     @property
     def revocation_epoch(self) -> int:
-        """How many durable records ended or suspended a task. Only rises."""
+        """How many revocations are durable. Only rises."""
         return self._revocation_epoch
+
+    @property
+    def accepted_epoch(self) -> int:
+        """The revocation epoch that the next record will find, when everything accepted so far is stored.
+
+        Right after `append` of a record that revokes it is that revocation's number.
+        """
+        return self._accepted_epoch
+
+    def follow_revocations(self, told: Callable[[Revocation], None]) -> None:
+        """Call `told` with every revocation once it is durable, in order, before anybody who waits for its record."""
+        self._on_revocation = told
 
     @property
     def last_time(self) -> datetime | None:
@@ -218,8 +234,9 @@ class Ledger(LedgerReads):
 
     def _enqueue(self, entry: PreparedEntry) -> asyncio.Future[Position]:
         future: asyncio.Future[Position] = self._bound_loop().create_future()
-        self._waiting.append(_Waiting(entry, future))
+        self._waiting.append(_Waiting(entry, future, self._generation))
         self._waiting_bytes += entry.size
+        self._accepted_epoch += entry.derived.revokes
         self._writer.put(entry, self._generation)
         return future
 
@@ -251,6 +268,9 @@ class Ledger(LedgerReads):
             case Refused(count, generation):
                 self._generation = generation
                 self._refuse(count, "the disk is full: nothing was stored; free some space")
+                # What waits in an older generation will be refused as well.
+                waiting = (one for one in self._waiting if one.generation == generation)
+                self._accepted_epoch = self._revocation_epoch + sum(one.entry.derived.revokes for one in waiting)
             case Signed(note):
                 self._answer_signing(note)
             case Space(full):
@@ -267,10 +287,25 @@ class Ledger(LedgerReads):
         for index in range(first, first + count):
             waiting = self._waiting.popleft()
             self._waiting_bytes -= waiting.entry.size
-            self._revocation_epoch += waiting.entry.derived.revokes
+            if waiting.entry.derived.revocation is not None:
+                self._tell(waiting.entry.derived.revocation)
             if not waiting.future.done():
                 waiting.future.set_result(Position(self.origin, index, waiting.entry.leaf_hash))
         self._size = first + count
+
+    def _tell(self, row: RevocationRow) -> None:
+        self._revocation_epoch += 1
+        if self._on_revocation is not None:
+            expires_at = parse_time(row.expires_at).timestamp() if row.expires_at is not None else None
+            self._on_revocation(
+                Revocation(
+                    sequence=self._revocation_epoch,
+                    kind=row.kind,
+                    target=row.target,
+                    expires_at=expires_at,
+                    task_epoch=row.task_epoch,
+                )
+            )
 
     def _refuse(self, count: int, why: str) -> None:
         for _ in range(count):

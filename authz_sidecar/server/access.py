@@ -48,6 +48,7 @@ TABLE: Mapping[str, Rule] = MappingProxyType(
         "AuthorizationService/AuthorizeStream": _rule(_AGENT, kib=96),
         "AuthorizationService/ListPermittedTools": _rule(_AGENT),
         "AuthorizationService/ReportOutcome": _rule(_AGENT),
+        "AuthorizationService/ReportReceipt": _rule(Role.RESOURCE_SERVER, kib=16),
         "TaskService/StartTask": _rule(_AGENT, kib=96),
         "TaskService/DelegateTask": _rule(_AGENT, kib=96),
         "TaskService/GetTask": _rule(_AGENT),
@@ -57,7 +58,8 @@ TABLE: Mapping[str, Rule] = MappingProxyType(
         "TaskService/CompleteTask": _rule(_AGENT),
         "TaskService/CancelTask": _rule(_AGENT),
         "TokenService/IntrospectToken": _rule(Role.RESOURCE_SERVER, Role.OPERATOR, kib=16),
-        "TokenService/RevokeToken": _rule(Role.OPERATOR, kib=16),
+        # Everybody: an agent may give up a token of its own; the use case knows whose it is.
+        "TokenService/RevokeToken": _rule(_AGENT, kib=16),
         "TokenService/WatchRevocations": _rule(Role.RESOURCE_SERVER, Role.OPERATOR),
         "TokenService/GetJwks": _rule(_AGENT),
         "ApprovalService/ListApprovals": _rule(Role.HUMAN),

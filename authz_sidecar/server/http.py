@@ -1,7 +1,7 @@
 """Health, metrics and token verification keys over HTTP: public data for probes, scrapers and tool servers.
 
 Read-only: no request changes anything, and methods other than GET and HEAD are refused. No authentication, so nothing
-here may say more than a probe, a dashboard or a verifier needs.
+here may say more than a probe, a dashboard or a verifier needs. What needs authentication is a route of its own module.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def build_http_app(
     jwks: Callable[[], bytes],
     not_ready: Callable[[], Sequence[str]],
     broken: Callable[[], str | None] = lambda: None,
+    further: Sequence[Route] = (),
 ) -> Starlette:
     """The application.
 
@@ -57,6 +58,7 @@ def build_http_app(
         jwks: the JWK Set of keys that verify tokens.
         not_ready: why no decision can be made now; empty when it can. Each reason is shown to whoever asks.
         broken: why only a restart helps; None while the process is alive.
+        further: routes with authentication of their own.
     """
 
     def healthz() -> Response:
@@ -83,6 +85,7 @@ def build_http_app(
             _route("/readyz", readyz),
             _route("/metrics", scrape),
             _route("/.well-known/jwks.json", keys),
+            *further,
         ]
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, NoReturn, Protocol
@@ -109,9 +109,13 @@ def handlers(
     *,
     unary: Mapping[str, UnaryHandler],
     server_stream: Mapping[str, ServerStreamHandler],
+    watch: Mapping[str, ServerStreamHandler],
     bidi: Mapping[str, BidiHandler],
 ) -> list[grpc.GenericRpcHandler]:
     """One generic handler per service, covering every method of its descriptor.
+
+    A `watch` is a stream that stays open for as long as its caller likes: it takes no admission slot, which is for
+    work, and bounds its watchers itself.
 
     Raises KeyError when a method is missing from the closed table: such a server must not start.
     """
@@ -124,6 +128,8 @@ def handlers(
                 by_name[descriptor.name] = _unary(method, guard, unary[method.name])
             elif method.name in server_stream:
                 by_name[descriptor.name] = _server_stream(method, guard, server_stream[method.name])
+            elif method.name in watch:
+                by_name[descriptor.name] = _server_stream(method, guard, watch[method.name], admitted=False)
             elif method.name in bidi:
                 by_name[descriptor.name] = _bidi(method, guard, bidi[method.name])
             else:
@@ -156,10 +162,12 @@ def _unary(method: Method, guard: Guard, handler: UnaryHandler) -> grpc.RpcMetho
     return grpc.unary_unary_rpc_method_handler(serve)
 
 
-def _server_stream(method: Method, guard: Guard, handler: ServerStreamHandler) -> grpc.RpcMethodHandler[bytes, bytes]:
+def _server_stream(
+    method: Method, guard: Guard, handler: ServerStreamHandler, *, admitted: bool = True
+) -> grpc.RpcMethodHandler[bytes, bytes]:
     async def serve(raw: bytes, context: Context) -> None:
         try:
-            with guard.admission.slot():
+            with guard.admission.slot() if admitted else nullcontext():
                 caller = guard.identify.caller(context)
                 guard.roles.require(method.name, method.rule, caller())
                 async for response in handler(caller(), method.parse(raw)):

@@ -205,6 +205,15 @@ class Services:
         return ledger_pb2.GetTimelineResponse(
             records=[convert.record(event.entry, ledger.origin) for event in found.events],
             missing_outcomes=found.missing_outcomes,
+            receipts=[
+                ledger_pb2.ReceiptComparison(
+                    decision_id=one.decision_id,
+                    receipt_index=one.receipt_index,
+                    outcome_index=one.outcome_index,
+                    differences=one.differences,
+                )
+                for one in found.receipts
+            ],
         )
 
     async def get_checkpoint(

@@ -29,6 +29,10 @@ class Metrics:
         self._authorize = self._counter("authorize_total", "Decisions that were recorded.", "outcome", "reason")
         self._tasks = self._counter("tasks_total", "Task transitions that were recorded.", "event")
         self._outcomes = self._counter("outcomes_total", "Reported outcomes.", "status", "contradicted")
+        self._receipts = self._counter("receipts_total", "Receipts of tool servers.", "contradicted")
+        self._revocations = self._counter("revocations_total", "Revocations asked for.", "kind")
+        self._standing = self._counter("agent_standing_total", "Agents suspended and resumed.", "event")
+        self._watchers = self._gauge("revocation_watchers", "Tool servers that follow the revocation feed.")
         self._rpc_errors = self._counter("rpc_errors_total", "Calls answered by an error.", "method", "reason")
         self._rpc_seconds = self._seconds("rpc_seconds", "Time of one call, or of one message of a stream.", "method")
         self._step_seconds = self._seconds("step_seconds", "Time of one step of a decision.", "step")
@@ -62,8 +66,24 @@ class Metrics:
         self._tasks.labels(event).inc()
 
     def count_outcome(self, status: str, *, contradicted: bool) -> None:
-        """One reported outcome, and whether it contradicts its decision."""
+        """One reported outcome, or `missing`, and whether it contradicts its decision."""
         self._outcomes.labels(status, "true" if contradicted else "false").inc()
+
+    def count_receipt(self, *, contradicted: bool) -> None:
+        """One recorded receipt, and whether it contradicts its decision."""
+        self._receipts.labels("true" if contradicted else "false").inc()
+
+    def count_revocation(self, kind: str) -> None:
+        """One recorded revocation: of a `jti`, `task_id`, `agent` or `kid`."""
+        self._revocations.labels(kind).inc()
+
+    def count_standing(self, event: str) -> None:
+        """One agent suspended or resumed, by record type."""
+        self._standing.labels(event).inc()
+
+    def follow_watchers(self, watchers: Callable[[], float]) -> None:
+        """Where to read, at each `render`, how many follow the revocation feed."""
+        self._watchers.set_function(watchers)
 
     def count_rpc_error(self, method: str, reason: str) -> None:
         """One error answer: `Service/Method` and the stable reason."""

@@ -68,6 +68,8 @@ def claims_of(record: Mapping[str, Json], *, issuer: str) -> dict[str, Json]:
             "id": _text(record, "id"),
             "policy_sha256": _text(_object(record, "policy"), "sha256"),
             "task_epoch": _integer(task, "epoch"),
+            # A record that does not say counts as older than every revocation.
+            "revocation_epoch": _integer(record, "revocation_epoch") if "revocation_epoch" in record else 0,
         },
     }
 

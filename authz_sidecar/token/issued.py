@@ -16,8 +16,17 @@ from authz_sidecar.verifier.verifier import find_key
 class IssuedTokens:
     """Reads tokens of this issuer, whatever their audience, presenter and call: the tool server checks those."""
 
-    def __init__(self, keyring: KeyRing, issuer: str, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        keyring: KeyRing,
+        issuer: str,
+        *,
+        now: Callable[[], datetime],
+        key_revoked: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """`key_revoked`: whether a key, by `kid`, was revoked; nothing that it signed is ours any more."""
         self._keyring = keyring
+        self._key_revoked = key_revoked
         self._issuer = issuer
         self._now = now
 
@@ -29,6 +38,8 @@ class IssuedTokens:
         Raises TokenRejected.
         """
         jws = parse_unverified(token)
+        if self._key_revoked(jws.kid):
+            raise TokenRejected(Reason.REVOKED, "header `kid`: the key is revoked")
         check_signature(jws.signing_input, jws.signature, find_key(self._keyring.public_keys, jws.kid))
         check_times(jws.claims, at=self._now().timestamp(), leeway=0)
         if jws.claims.get("iss") != self._issuer:

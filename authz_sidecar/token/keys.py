@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -141,10 +141,13 @@ class KeyRing:
         """The private key of that name, None when it is not held (any more)."""
         return self.active if kid == self.active.kid else None
 
-    def jwks(self) -> bytes:
-        """The RFC 7517 document for `/.well-known/jwks.json` and GetJwks: the active key first, then by `kid`."""
+    def jwks(self, *, without: Container[str] = ()) -> bytes:
+        """The RFC 7517 document for `/.well-known/jwks.json` and GetJwks: the active key first, then by `kid`.
+
+        `without`: revoked keys, by `kid`; verifiers that only read keys forget them within the life of their cache.
+        """
         others = sorted((other.key for other in self.others), key=lambda key: key.kid)
-        keys = [key.to_jwk() for key in (self.active.public, *others)]
+        keys = [key.to_jwk() for key in (self.active.public, *others) if key.kid not in without]
         return json.dumps({"keys": keys}, separators=(",", ":")).encode("ascii")
 
 

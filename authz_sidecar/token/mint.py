@@ -65,11 +65,13 @@ class Minter:
         *,
         new_jti: Callable[[], str],
         limits: TokenLimits | None = None,
+        key_revoked: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """
         Args:
             issuer: `iss`; tool servers compare it as text.
             new_jti: a fresh identifier from at least 128 random bits, URL-safe.
+            key_revoked: whether a key, by `kid`, was revoked; it then signs nothing.
 
         Raises OperatorError for an empty issuer.
         """
@@ -78,6 +80,7 @@ class Minter:
         self.issuer = issuer
         self.keyring = keyring
         self._new_jti = new_jti
+        self._key_revoked = key_revoked
         self._limits = limits or TokenLimits()
         self._headers: dict[str, str] = {}
 
@@ -95,9 +98,11 @@ class Minter:
             cnf: `{"x5t#S256": …}` or `{"jkt": …}`.
 
         Returns None when less than a second of life would be left.
-        Raises NotReady when the signing key has ended.
+        Raises NotReady when the signing key has ended or was revoked.
         """
         key = self.keyring.active
+        if self._key_revoked(key.kid):
+            raise NotReady(f"signing key `{key.kid}` is revoked; activate a new one")
         end = min(now + self._limits.ttl, not_after)
         if key.not_after is not None:
             if now >= key.not_after:
@@ -131,8 +136,8 @@ class Minter:
         planned = record["token"]
         kid = planned.get("kid") if isinstance(planned, dict) else None
         key = self.keyring.signing_key(kid) if isinstance(kid, str) else None
-        if key is None:
-            raise MintRefused("`token.kid`: the signing key of this record is not held any more")
+        if key is None or self._key_revoked(key.kid):
+            raise MintRefused("`token.kid`: the signing key of this record is not held any more, or revoked")
         signing_input = f"{self._header(key.kid)}.{base64url.encode(orjson.dumps(claims))}"
         value = f"{signing_input}.{base64url.encode(key.sign(signing_input.encode('ascii')))}"
         self._distrust(value, record, claims)

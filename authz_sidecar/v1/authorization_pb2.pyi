@@ -462,3 +462,52 @@ class ReportOutcomeResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["contradictions", b"contradictions", "position", b"position", "recalled", b"recalled"]) -> None: ...
 
 global___ReportOutcomeResponse = ReportOutcomeResponse
+
+@typing.final
+class ReportReceiptRequest(google.protobuf.message.Message):
+    """What a tool server executed, signed by it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JWS_FIELD_NUMBER: builtins.int
+    jws: builtins.str
+    """Compact JWS, ES256, `typ` "tool-receipt+jwt", `kid` the RFC 7638 thumbprint of the key of the caller's X.509-SVID or of a key configured for the caller. Claims: `iss` (the caller's SPIFFE ID), `jti` (of the token), `arguments_sha256` (hex), `result_sha256` (hex or null), `status` ("success" or "failure"), `executed_at` (Unix seconds)."""
+    def __init__(
+        self,
+        *,
+        jws: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["jws", b"jws"]) -> None: ...
+
+global___ReportReceiptRequest = ReportReceiptRequest
+
+@typing.final
+class ReportReceiptResponse(google.protobuf.message.Message):
+    """Acknowledgement of a receipt."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: builtins.int
+    CONTRADICTIONS_FIELD_NUMBER: builtins.int
+    RECALLED_FIELD_NUMBER: builtins.int
+    recalled: builtins.bool
+    """True when the same receipt had been recorded before."""
+    @property
+    def position(self) -> authz_sidecar.v1.common_pb2.LedgerPosition:
+        """Where the receipt's record stands in the ledger."""
+
+    @property
+    def contradictions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What in the receipt contradicts the decision or an earlier receipt, for example "arguments_differ"; empty when nothing does."""
+
+    def __init__(
+        self,
+        *,
+        position: authz_sidecar.v1.common_pb2.LedgerPosition | None = ...,
+        contradictions: collections.abc.Iterable[builtins.str] | None = ...,
+        recalled: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["position", b"position"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["contradictions", b"contradictions", "position", b"position", "recalled", b"recalled"]) -> None: ...
+
+global___ReportReceiptResponse = ReportReceiptResponse

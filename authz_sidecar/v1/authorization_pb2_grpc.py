@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuthorizationServiceStub(object):
-    """Decides about tool calls. Every RPC is called by the agent that owns the task.
+    """Decides about tool calls. Every RPC but ReportReceipt is called by the agent that owns the task.
     """
 
     def __init__(self, channel):
@@ -60,10 +60,15 @@ class AuthorizationServiceStub(object):
                 request_serializer=authz__sidecar_dot_v1_dot_authorization__pb2.ReportOutcomeRequest.SerializeToString,
                 response_deserializer=authz__sidecar_dot_v1_dot_authorization__pb2.ReportOutcomeResponse.FromString,
                 _registered_method=True)
+        self.ReportReceipt = channel.unary_unary(
+                '/authz_sidecar.v1.AuthorizationService/ReportReceipt',
+                request_serializer=authz__sidecar_dot_v1_dot_authorization__pb2.ReportReceiptRequest.SerializeToString,
+                response_deserializer=authz__sidecar_dot_v1_dot_authorization__pb2.ReportReceiptResponse.FromString,
+                _registered_method=True)
 
 
 class AuthorizationServiceServicer(object):
-    """Decides about tool calls. Every RPC is called by the agent that owns the task.
+    """Decides about tool calls. Every RPC but ReportReceipt is called by the agent that owns the task.
     """
 
     def Authorize(self, request, context):
@@ -101,6 +106,13 @@ class AuthorizationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportReceipt(self, request, context):
+        """Takes a tool server's signed word on what it executed. Called by resource servers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthorizationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +141,11 @@ def add_AuthorizationServiceServicer_to_server(servicer, server):
                     request_deserializer=authz__sidecar_dot_v1_dot_authorization__pb2.ReportOutcomeRequest.FromString,
                     response_serializer=authz__sidecar_dot_v1_dot_authorization__pb2.ReportOutcomeResponse.SerializeToString,
             ),
+            'ReportReceipt': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportReceipt,
+                    request_deserializer=authz__sidecar_dot_v1_dot_authorization__pb2.ReportReceiptRequest.FromString,
+                    response_serializer=authz__sidecar_dot_v1_dot_authorization__pb2.ReportReceiptResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'authz_sidecar.v1.AuthorizationService', rpc_method_handlers)
@@ -138,7 +155,7 @@ def add_AuthorizationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuthorizationService(object):
-    """Decides about tool calls. Every RPC is called by the agent that owns the task.
+    """Decides about tool calls. Every RPC but ReportReceipt is called by the agent that owns the task.
     """
 
     @staticmethod
@@ -266,6 +283,33 @@ class AuthorizationService(object):
             '/authz_sidecar.v1.AuthorizationService/ReportOutcome',
             authz__sidecar_dot_v1_dot_authorization__pb2.ReportOutcomeRequest.SerializeToString,
             authz__sidecar_dot_v1_dot_authorization__pb2.ReportOutcomeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportReceipt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authz_sidecar.v1.AuthorizationService/ReportReceipt',
+            authz__sidecar_dot_v1_dot_authorization__pb2.ReportReceiptRequest.SerializeToString,
+            authz__sidecar_dot_v1_dot_authorization__pb2.ReportReceiptResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -18,7 +18,7 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class AuthorizationServiceStub:
-    """Decides about tool calls. Every RPC is called by the agent that owns the task."""
+    """Decides about tool calls. Every RPC but ReportReceipt is called by the agent that owns the task."""
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
     Authorize: grpc.UnaryUnaryMultiCallable[
@@ -51,8 +51,14 @@ class AuthorizationServiceStub:
     ]
     """Reports what happened to a permitted call. Every permit owes one outcome."""
 
+    ReportReceipt: grpc.UnaryUnaryMultiCallable[
+        authz_sidecar.v1.authorization_pb2.ReportReceiptRequest,
+        authz_sidecar.v1.authorization_pb2.ReportReceiptResponse,
+    ]
+    """Takes a tool server's signed word on what it executed. Called by resource servers."""
+
 class AuthorizationServiceAsyncStub:
-    """Decides about tool calls. Every RPC is called by the agent that owns the task."""
+    """Decides about tool calls. Every RPC but ReportReceipt is called by the agent that owns the task."""
 
     Authorize: grpc.aio.UnaryUnaryMultiCallable[
         authz_sidecar.v1.authorization_pb2.AuthorizeRequest,
@@ -84,8 +90,14 @@ class AuthorizationServiceAsyncStub:
     ]
     """Reports what happened to a permitted call. Every permit owes one outcome."""
 
+    ReportReceipt: grpc.aio.UnaryUnaryMultiCallable[
+        authz_sidecar.v1.authorization_pb2.ReportReceiptRequest,
+        authz_sidecar.v1.authorization_pb2.ReportReceiptResponse,
+    ]
+    """Takes a tool server's signed word on what it executed. Called by resource servers."""
+
 class AuthorizationServiceServicer(metaclass=abc.ABCMeta):
-    """Decides about tool calls. Every RPC is called by the agent that owns the task."""
+    """Decides about tool calls. Every RPC but ReportReceipt is called by the agent that owns the task."""
 
     @abc.abstractmethod
     def Authorize(
@@ -126,5 +138,13 @@ class AuthorizationServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[authz_sidecar.v1.authorization_pb2.ReportOutcomeResponse, collections.abc.Awaitable[authz_sidecar.v1.authorization_pb2.ReportOutcomeResponse]]:
         """Reports what happened to a permitted call. Every permit owes one outcome."""
+
+    @abc.abstractmethod
+    def ReportReceipt(
+        self,
+        request: authz_sidecar.v1.authorization_pb2.ReportReceiptRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[authz_sidecar.v1.authorization_pb2.ReportReceiptResponse, collections.abc.Awaitable[authz_sidecar.v1.authorization_pb2.ReportReceiptResponse]]:
+        """Takes a tool server's signed word on what it executed. Called by resource servers."""
 
 def add_AuthorizationServiceServicer_to_server(servicer: AuthorizationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

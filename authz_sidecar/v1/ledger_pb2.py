@@ -26,7 +26,7 @@ from authz_sidecar.v1 import common_pb2 as authz__sidecar_dot_v1_dot_common__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61uthz_sidecar/v1/ledger.proto\x12\x10\x61uthz_sidecar.v1\x1a\x1d\x61uthz_sidecar/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x01\n\x06Record\x12\x32\n\x08position\x18\x01 \x01(\x0b\x32 .authz_sidecar.v1.LedgerPosition\x12\x0c\n\x04type\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nentry_json\x18\x04 \x01(\x0c\x12\x11\n\tleaf_hash\x18\x05 \x01(\x0c\x12\x14\n\x0cpayload_json\x18\x06 \x01(\x0c\"A\n\x10GetRecordRequest\x12\x0f\n\x05index\x18\x01 \x01(\x04H\x00\x12\x15\n\x0b\x64\x65\x63ision_id\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"=\n\x11GetRecordResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.authz_sidecar.v1.Record\"\x81\x02\n\x13QueryRecordsRequest\x12\r\n\x05types\x18\x01 \x03(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x0c\n\x04tool\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\x12*\n\x07outcome\x18\x06 \x01(\x0e\x32\x19.authz_sidecar.v1.Outcome\x12\x0b\n\x03jti\x18\x07 \x01(\t\x12)\n\x04time\x18\x08 \x01(\x0b\x32\x1b.authz_sidecar.v1.TimeRange\x12\x18\n\x0b\x61\x66ter_index\x18\t \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05limit\x18\n \x01(\rB\x0e\n\x0c_after_index\"@\n\x14QueryRecordsResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.authz_sidecar.v1.Record\"%\n\x12GetTimelineRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"Z\n\x13GetTimelineResponse\x12)\n\x07records\x18\x01 \x03(\x0b\x32\x18.authz_sidecar.v1.Record\x12\x18\n\x10missing_outcomes\x18\x02 \x03(\t\"\x16\n\x14GetCheckpointRequest\"3\n\x15GetCheckpointResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\x12\x0c\n\x04vkey\x18\x02 \x01(\t\"<\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\ttree_size\x18\x02 \x01(\x04\"?\n\x19GetInclusionProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\"@\n\x1aGetConsistencyProofRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\"A\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x02 \x01(\t2\xe6\x04\n\rLedgerService\x12T\n\tGetRecord\x12\".authz_sidecar.v1.GetRecordRequest\x1a#.authz_sidecar.v1.GetRecordResponse\x12_\n\x0cQueryRecords\x12%.authz_sidecar.v1.QueryRecordsRequest\x1a&.authz_sidecar.v1.QueryRecordsResponse0\x01\x12Z\n\x0bGetTimeline\x12$.authz_sidecar.v1.GetTimelineRequest\x1a%.authz_sidecar.v1.GetTimelineResponse\x12`\n\rGetCheckpoint\x12&.authz_sidecar.v1.GetCheckpointRequest\x1a\'.authz_sidecar.v1.GetCheckpointResponse\x12l\n\x11GetInclusionProof\x12*.authz_sidecar.v1.GetInclusionProofRequest\x1a+.authz_sidecar.v1.GetInclusionProofResponse\x12r\n\x13GetConsistencyProof\x12,.authz_sidecar.v1.GetConsistencyProofRequest\x1a-.authz_sidecar.v1.GetConsistencyProofResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61uthz_sidecar/v1/ledger.proto\x12\x10\x61uthz_sidecar.v1\x1a\x1d\x61uthz_sidecar/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x01\n\x06Record\x12\x32\n\x08position\x18\x01 \x01(\x0b\x32 .authz_sidecar.v1.LedgerPosition\x12\x0c\n\x04type\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nentry_json\x18\x04 \x01(\x0c\x12\x11\n\tleaf_hash\x18\x05 \x01(\x0c\x12\x14\n\x0cpayload_json\x18\x06 \x01(\x0c\"A\n\x10GetRecordRequest\x12\x0f\n\x05index\x18\x01 \x01(\x04H\x00\x12\x15\n\x0b\x64\x65\x63ision_id\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"=\n\x11GetRecordResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.authz_sidecar.v1.Record\"\x81\x02\n\x13QueryRecordsRequest\x12\r\n\x05types\x18\x01 \x03(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x0c\n\x04tool\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\x12*\n\x07outcome\x18\x06 \x01(\x0e\x32\x19.authz_sidecar.v1.Outcome\x12\x0b\n\x03jti\x18\x07 \x01(\t\x12)\n\x04time\x18\x08 \x01(\x0b\x32\x1b.authz_sidecar.v1.TimeRange\x12\x18\n\x0b\x61\x66ter_index\x18\t \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05limit\x18\n \x01(\rB\x0e\n\x0c_after_index\"@\n\x14QueryRecordsResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.authz_sidecar.v1.Record\"%\n\x12GetTimelineRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x91\x01\n\x13GetTimelineResponse\x12)\n\x07records\x18\x01 \x03(\x0b\x32\x18.authz_sidecar.v1.Record\x12\x18\n\x10missing_outcomes\x18\x02 \x03(\t\x12\x35\n\x08receipts\x18\x03 \x03(\x0b\x32#.authz_sidecar.v1.ReceiptComparison\"\x82\x01\n\x11ReceiptComparison\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x15\n\rreceipt_index\x18\x02 \x01(\x04\x12\x1a\n\routcome_index\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x13\n\x0b\x64ifferences\x18\x04 \x03(\tB\x10\n\x0e_outcome_index\"\x16\n\x14GetCheckpointRequest\"3\n\x15GetCheckpointResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\x12\x0c\n\x04vkey\x18\x02 \x01(\t\"<\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\ttree_size\x18\x02 \x01(\x04\"?\n\x19GetInclusionProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\"@\n\x1aGetConsistencyProofRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\"A\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x02 \x01(\t2\xe6\x04\n\rLedgerService\x12T\n\tGetRecord\x12\".authz_sidecar.v1.GetRecordRequest\x1a#.authz_sidecar.v1.GetRecordResponse\x12_\n\x0cQueryRecords\x12%.authz_sidecar.v1.QueryRecordsRequest\x1a&.authz_sidecar.v1.QueryRecordsResponse0\x01\x12Z\n\x0bGetTimeline\x12$.authz_sidecar.v1.GetTimelineRequest\x1a%.authz_sidecar.v1.GetTimelineResponse\x12`\n\rGetCheckpoint\x12&.authz_sidecar.v1.GetCheckpointRequest\x1a\'.authz_sidecar.v1.GetCheckpointResponse\x12l\n\x11GetInclusionProof\x12*.authz_sidecar.v1.GetInclusionProofRequest\x1a+.authz_sidecar.v1.GetInclusionProofResponse\x12r\n\x13GetConsistencyProof\x12,.authz_sidecar.v1.GetConsistencyProofRequest\x1a-.authz_sidecar.v1.GetConsistencyProofResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,20 +45,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUERYRECORDSRESPONSE']._serialized_end=749
   _globals['_GETTIMELINEREQUEST']._serialized_start=751
   _globals['_GETTIMELINEREQUEST']._serialized_end=788
-  _globals['_GETTIMELINERESPONSE']._serialized_start=790
-  _globals['_GETTIMELINERESPONSE']._serialized_end=880
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=882
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=904
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=906
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=957
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=959
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1019
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1021
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1084
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1086
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1150
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1152
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1217
-  _globals['_LEDGERSERVICE']._serialized_start=1220
-  _globals['_LEDGERSERVICE']._serialized_end=1834
+  _globals['_GETTIMELINERESPONSE']._serialized_start=791
+  _globals['_GETTIMELINERESPONSE']._serialized_end=936
+  _globals['_RECEIPTCOMPARISON']._serialized_start=939
+  _globals['_RECEIPTCOMPARISON']._serialized_end=1069
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1071
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1093
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1095
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1146
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1148
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1208
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1210
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1273
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1275
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1339
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1341
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1406
+  _globals['_LEDGERSERVICE']._serialized_start=1409
+  _globals['_LEDGERSERVICE']._serialized_end=2023
 # @@protoc_insertion_point(module_scope)

@@ -209,6 +209,7 @@ class GetTimelineResponse(google.protobuf.message.Message):
 
     RECORDS_FIELD_NUMBER: builtins.int
     MISSING_OUTCOMES_FIELD_NUMBER: builtins.int
+    RECEIPTS_FIELD_NUMBER: builtins.int
     @property
     def records(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Record]:
         """The task's records, oldest first."""
@@ -217,15 +218,54 @@ class GetTimelineResponse(google.protobuf.message.Message):
     def missing_outcomes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Permits without an outcome, by decision id."""
 
+    @property
+    def receipts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ReceiptComparison]:
+        """Calls for which a tool server gave a receipt, in the order of their decisions."""
+
     def __init__(
         self,
         *,
         records: collections.abc.Iterable[global___Record] | None = ...,
         missing_outcomes: collections.abc.Iterable[builtins.str] | None = ...,
+        receipts: collections.abc.Iterable[global___ReceiptComparison] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["missing_outcomes", b"missing_outcomes", "records", b"records"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["missing_outcomes", b"missing_outcomes", "receipts", b"receipts", "records", b"records"]) -> None: ...
 
 global___GetTimelineResponse = GetTimelineResponse
+
+@typing.final
+class ReceiptComparison(google.protobuf.message.Message):
+    """A tool server's receipt beside the agent's outcome."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: builtins.int
+    RECEIPT_INDEX_FIELD_NUMBER: builtins.int
+    OUTCOME_INDEX_FIELD_NUMBER: builtins.int
+    DIFFERENCES_FIELD_NUMBER: builtins.int
+    decision_id: builtins.str
+    """The decision that permitted the call."""
+    receipt_index: builtins.int
+    """Index of the receipt's record."""
+    outcome_index: builtins.int
+    """Index of the outcome's record; absent while the agent has not reported."""
+    @property
+    def differences(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """In what they differ: "status", "result_sha256", "arguments_sha256"; empty when they agree or there is no outcome."""
+
+    def __init__(
+        self,
+        *,
+        decision_id: builtins.str = ...,
+        receipt_index: builtins.int = ...,
+        outcome_index: builtins.int | None = ...,
+        differences: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_outcome_index", b"_outcome_index", "outcome_index", b"outcome_index"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_outcome_index", b"_outcome_index", "decision_id", b"decision_id", "differences", b"differences", "outcome_index", b"outcome_index", "receipt_index", b"receipt_index"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_outcome_index", b"_outcome_index"]) -> typing.Literal["outcome_index"] | None: ...
+
+global___ReceiptComparison = ReceiptComparison
 
 @typing.final
 class GetCheckpointRequest(google.protobuf.message.Message):

@@ -26,7 +26,7 @@ from authz_sidecar.v1 import common_pb2 as authz__sidecar_dot_v1_dot_common__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61uthz_sidecar/v1/token.proto\x12\x10\x61uthz_sidecar.v1\x1a\x1d\x61uthz_sidecar/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\'\n\x16IntrospectTokenRequest\x12\r\n\x05token\x18\x01 \x01(\t\"X\n\x17IntrospectTokenResponse\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\x08\x12\x13\n\x0b\x63laims_json\x18\x02 \x01(\x0c\x12\x18\n\x10revocation_epoch\x18\x03 \x01(\x04\"\x81\x01\n\x12RevokeTokenRequest\x12\x0f\n\x05token\x18\x01 \x01(\tH\x00\x12\r\n\x03jti\x18\x02 \x01(\tH\x00\x12\x11\n\x07task_id\x18\x03 \x01(\tH\x00\x12\x0f\n\x05\x61gent\x18\x04 \x01(\tH\x00\x12\r\n\x03kid\x18\x05 \x01(\tH\x00\x12\x0e\n\x06reason\x18\x06 \x01(\tB\x08\n\x06target\"c\n\x13RevokeTokenResponse\x12\x32\n\x08position\x18\x01 \x01(\x0b\x32 .authz_sidecar.v1.LedgerPosition\x12\x18\n\x10revocation_epoch\x18\x02 \x01(\x04\"1\n\x17WatchRevocationsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\"\xd5\x01\n\x18WatchRevocationsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x38\n\x08snapshot\x18\x02 \x01(\x0b\x32$.authz_sidecar.v1.RevocationSnapshotH\x00\x12\x32\n\nrevocation\x18\x03 \x01(\x0b\x32\x1c.authz_sidecar.v1.RevocationH\x00\x12\x30\n\theartbeat\x18\x04 \x01(\x0b\x32\x1b.authz_sidecar.v1.HeartbeatH\x00\x42\x07\n\x05\x65vent\"G\n\x12RevocationSnapshot\x12\x31\n\x0brevocations\x18\x01 \x03(\x0b\x32\x1c.authz_sidecar.v1.Revocation\"\x9c\x01\n\nRevocation\x12\r\n\x03jti\x18\x01 \x01(\tH\x00\x12\x11\n\x07task_id\x18\x02 \x01(\tH\x00\x12\x0f\n\x05\x61gent\x18\x03 \x01(\tH\x00\x12\r\n\x03kid\x18\x04 \x01(\tH\x00\x12.\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ntask_epoch\x18\x06 \x01(\rB\x08\n\x06target\"5\n\tHeartbeat\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x10\n\x0eGetJwksRequest\"4\n\x0fGetJwksResponse\x12\x11\n\tjwks_json\x18\x01 \x01(\x0c\x12\x0e\n\x06issuer\x18\x02 \x01(\t2\x8f\x03\n\x0cTokenService\x12\x66\n\x0fIntrospectToken\x12(.authz_sidecar.v1.IntrospectTokenRequest\x1a).authz_sidecar.v1.IntrospectTokenResponse\x12Z\n\x0bRevokeToken\x12$.authz_sidecar.v1.RevokeTokenRequest\x1a%.authz_sidecar.v1.RevokeTokenResponse\x12k\n\x10WatchRevocations\x12).authz_sidecar.v1.WatchRevocationsRequest\x1a*.authz_sidecar.v1.WatchRevocationsResponse0\x01\x12N\n\x07GetJwks\x12 .authz_sidecar.v1.GetJwksRequest\x1a!.authz_sidecar.v1.GetJwksResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61uthz_sidecar/v1/token.proto\x12\x10\x61uthz_sidecar.v1\x1a\x1d\x61uthz_sidecar/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\'\n\x16IntrospectTokenRequest\x12\r\n\x05token\x18\x01 \x01(\t\"X\n\x17IntrospectTokenResponse\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\x08\x12\x13\n\x0b\x63laims_json\x18\x02 \x01(\x0c\x12\x18\n\x10revocation_epoch\x18\x03 \x01(\x04\"\x81\x01\n\x12RevokeTokenRequest\x12\x0f\n\x05token\x18\x01 \x01(\tH\x00\x12\r\n\x03jti\x18\x02 \x01(\tH\x00\x12\x11\n\x07task_id\x18\x03 \x01(\tH\x00\x12\x0f\n\x05\x61gent\x18\x04 \x01(\tH\x00\x12\r\n\x03kid\x18\x05 \x01(\tH\x00\x12\x0e\n\x06reason\x18\x06 \x01(\tB\x08\n\x06target\"c\n\x13RevokeTokenResponse\x12\x32\n\x08position\x18\x01 \x01(\x0b\x32 .authz_sidecar.v1.LedgerPosition\x12\x18\n\x10revocation_epoch\x18\x02 \x01(\x04\"1\n\x17WatchRevocationsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\"\xd5\x01\n\x18WatchRevocationsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x38\n\x08snapshot\x18\x02 \x01(\x0b\x32$.authz_sidecar.v1.RevocationSnapshotH\x00\x12\x32\n\nrevocation\x18\x03 \x01(\x0b\x32\x1c.authz_sidecar.v1.RevocationH\x00\x12\x30\n\theartbeat\x18\x04 \x01(\x0b\x32\x1b.authz_sidecar.v1.HeartbeatH\x00\x42\x07\n\x05\x65vent\"U\n\x12RevocationSnapshot\x12\x31\n\x0brevocations\x18\x01 \x03(\x0b\x32\x1c.authz_sidecar.v1.Revocation\x12\x0c\n\x04more\x18\x02 \x01(\x08\"\xae\x01\n\nRevocation\x12\r\n\x03jti\x18\x01 \x01(\tH\x00\x12\x11\n\x07task_id\x18\x02 \x01(\tH\x00\x12\x0f\n\x05\x61gent\x18\x03 \x01(\tH\x00\x12\r\n\x03kid\x18\x04 \x01(\tH\x00\x12.\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ntask_epoch\x18\x06 \x01(\r\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x42\x08\n\x06target\"5\n\tHeartbeat\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x10\n\x0eGetJwksRequest\"4\n\x0fGetJwksResponse\x12\x11\n\tjwks_json\x18\x01 \x01(\x0c\x12\x0e\n\x06issuer\x18\x02 \x01(\t2\x8f\x03\n\x0cTokenService\x12\x66\n\x0fIntrospectToken\x12(.authz_sidecar.v1.IntrospectTokenRequest\x1a).authz_sidecar.v1.IntrospectTokenResponse\x12Z\n\x0bRevokeToken\x12$.authz_sidecar.v1.RevokeTokenRequest\x1a%.authz_sidecar.v1.RevokeTokenResponse\x12k\n\x10WatchRevocations\x12).authz_sidecar.v1.WatchRevocationsRequest\x1a*.authz_sidecar.v1.WatchRevocationsResponse0\x01\x12N\n\x07GetJwks\x12 .authz_sidecar.v1.GetJwksRequest\x1a!.authz_sidecar.v1.GetJwksResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,15 +46,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHREVOCATIONSRESPONSE']._serialized_start=530
   _globals['_WATCHREVOCATIONSRESPONSE']._serialized_end=743
   _globals['_REVOCATIONSNAPSHOT']._serialized_start=745
-  _globals['_REVOCATIONSNAPSHOT']._serialized_end=816
-  _globals['_REVOCATION']._serialized_start=819
-  _globals['_REVOCATION']._serialized_end=975
-  _globals['_HEARTBEAT']._serialized_start=977
-  _globals['_HEARTBEAT']._serialized_end=1030
-  _globals['_GETJWKSREQUEST']._serialized_start=1032
-  _globals['_GETJWKSREQUEST']._serialized_end=1048
-  _globals['_GETJWKSRESPONSE']._serialized_start=1050
-  _globals['_GETJWKSRESPONSE']._serialized_end=1102
-  _globals['_TOKENSERVICE']._serialized_start=1105
-  _globals['_TOKENSERVICE']._serialized_end=1504
+  _globals['_REVOCATIONSNAPSHOT']._serialized_end=830
+  _globals['_REVOCATION']._serialized_start=833
+  _globals['_REVOCATION']._serialized_end=1007
+  _globals['_HEARTBEAT']._serialized_start=1009
+  _globals['_HEARTBEAT']._serialized_end=1062
+  _globals['_GETJWKSREQUEST']._serialized_start=1064
+  _globals['_GETJWKSREQUEST']._serialized_end=1080
+  _globals['_GETJWKSRESPONSE']._serialized_start=1082
+  _globals['_GETJWKSRESPONSE']._serialized_end=1134
+  _globals['_TOKENSERVICE']._serialized_start=1137
+  _globals['_TOKENSERVICE']._serialized_end=1536
 # @@protoc_insertion_point(module_scope)

@@ -75,11 +75,11 @@ class RevokeTokenRequest(google.protobuf.message.Message):
     jti: builtins.str
     """Identifier of one token."""
     task_id: builtins.str
-    """Every token of a task."""
+    """Every token of a task so far. The task goes on."""
     agent: builtins.str
-    """Every token of an agent, by SPIFFE ID."""
+    """Every token so far that an agent holds or acted in, by SPIFFE ID. The agent goes on."""
     kid: builtins.str
-    """Every token signed by a key."""
+    """Everything a key ever signed or will sign."""
     reason: builtins.str
     """Why, at most 512 characters."""
     def __init__(
@@ -131,7 +131,7 @@ class WatchRevocationsRequest(google.protobuf.message.Message):
 
     AFTER_SEQUENCE_FIELD_NUMBER: builtins.int
     after_sequence: builtins.int
-    """Continue after this sequence number; zero asks for a snapshot."""
+    """Continue after this sequence number; zero asks for a snapshot. A number that is too old gets a snapshot; one that this sidecar has not reached is an error, because this sidecar is behind the caller."""
     def __init__(
         self,
         *,
@@ -152,7 +152,7 @@ class WatchRevocationsResponse(google.protobuf.message.Message):
     REVOCATION_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
     sequence: builtins.int
-    """Sequence number, increasing by one."""
+    """The revocation epoch: a revocation's own number, one more than the last one's; otherwise that of the newest revocation told so far."""
     @property
     def snapshot(self) -> global___RevocationSnapshot:
         """Everything revoked that could still be accepted."""
@@ -186,6 +186,9 @@ class RevocationSnapshot(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     REVOCATIONS_FIELD_NUMBER: builtins.int
+    MORE_FIELD_NUMBER: builtins.int
+    more: builtins.bool
+    """True when another part of the same snapshot follows; what was known before counts until the last part is there."""
     @property
     def revocations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Revocation]:
         """The revocations that still matter."""
@@ -194,8 +197,9 @@ class RevocationSnapshot(google.protobuf.message.Message):
         self,
         *,
         revocations: collections.abc.Iterable[global___Revocation] | None = ...,
+        more: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["revocations", b"revocations"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["more", b"more", "revocations", b"revocations"]) -> None: ...
 
 global___RevocationSnapshot = RevocationSnapshot
 
@@ -211,19 +215,22 @@ class Revocation(google.protobuf.message.Message):
     KID_FIELD_NUMBER: builtins.int
     EXPIRES_AT_FIELD_NUMBER: builtins.int
     TASK_EPOCH_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
     jti: builtins.str
     """One token."""
     task_id: builtins.str
-    """Every token of a task (`txn`)."""
+    """The tokens of a task (`txn`) that were granted before this revocation."""
     agent: builtins.str
-    """Every token of an agent (`client_id`)."""
+    """The tokens granted before this revocation in which an agent holds (`client_id`) or acted (`act`); "*" is every agent."""
     kid: builtins.str
-    """Every token signed by a key."""
+    """Every token signed by a key, whenever."""
     task_epoch: builtins.int
-    """For a task that may resume: tokens of this epoch and earlier are dead."""
+    """For a task that was suspended: the epoch that ended."""
+    sequence: builtins.int
+    """The revocation's number. A token was granted before it when the `revocation_epoch` in its decision claim is smaller."""
     @property
     def expires_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """After this time nothing that it covers could be valid anyway."""
+        """After this time nothing that it covers could be valid anyway; absent when that time never comes."""
 
     def __init__(
         self,
@@ -234,9 +241,10 @@ class Revocation(google.protobuf.message.Message):
         kid: builtins.str = ...,
         expires_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         task_epoch: builtins.int = ...,
+        sequence: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["agent", b"agent", "expires_at", b"expires_at", "jti", b"jti", "kid", b"kid", "target", b"target", "task_id", b"task_id"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent", b"agent", "expires_at", b"expires_at", "jti", b"jti", "kid", b"kid", "target", b"target", "task_epoch", b"task_epoch", "task_id", b"task_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "expires_at", b"expires_at", "jti", b"jti", "kid", b"kid", "sequence", b"sequence", "target", b"target", "task_epoch", b"task_epoch", "task_id", b"task_id"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["target", b"target"]) -> typing.Literal["jti", "task_id", "agent", "kid"] | None: ...
 
 global___Revocation = Revocation

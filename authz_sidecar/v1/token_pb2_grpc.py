@@ -69,7 +69,7 @@ class TokenServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RevokeToken(self, request, context):
-        """Revokes a token, a task's tokens, an agent's tokens or a signing key.
+        """Revokes a token, a task's tokens, an agent's tokens or a signing key. Operators revoke anything; an agent may revoke a token of its own, by `token` or `jti`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -31,7 +31,7 @@ class TokenServiceStub:
         authz_sidecar.v1.token_pb2.RevokeTokenRequest,
         authz_sidecar.v1.token_pb2.RevokeTokenResponse,
     ]
-    """Revokes a token, a task's tokens, an agent's tokens or a signing key."""
+    """Revokes a token, a task's tokens, an agent's tokens or a signing key. Operators revoke anything; an agent may revoke a token of its own, by `token` or `jti`."""
 
     WatchRevocations: grpc.UnaryStreamMultiCallable[
         authz_sidecar.v1.token_pb2.WatchRevocationsRequest,
@@ -58,7 +58,7 @@ class TokenServiceAsyncStub:
         authz_sidecar.v1.token_pb2.RevokeTokenRequest,
         authz_sidecar.v1.token_pb2.RevokeTokenResponse,
     ]
-    """Revokes a token, a task's tokens, an agent's tokens or a signing key."""
+    """Revokes a token, a task's tokens, an agent's tokens or a signing key. Operators revoke anything; an agent may revoke a token of its own, by `token` or `jti`."""
 
     WatchRevocations: grpc.aio.UnaryStreamMultiCallable[
         authz_sidecar.v1.token_pb2.WatchRevocationsRequest,
@@ -89,7 +89,7 @@ class TokenServiceServicer(metaclass=abc.ABCMeta):
         request: authz_sidecar.v1.token_pb2.RevokeTokenRequest,
         context: _ServicerContext,
     ) -> typing.Union[authz_sidecar.v1.token_pb2.RevokeTokenResponse, collections.abc.Awaitable[authz_sidecar.v1.token_pb2.RevokeTokenResponse]]:
-        """Revokes a token, a task's tokens, an agent's tokens or a signing key."""
+        """Revokes a token, a task's tokens, an agent's tokens or a signing key. Operators revoke anything; an agent may revoke a token of its own, by `token` or `jti`."""
 
     @abc.abstractmethod
     def WatchRevocations(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 
+from authz_sidecar.revoked import LONGEST_LIFE_SECONDS, acting_agents
 from authz_sidecar.strictjson import Json
 from authz_sidecar.verifier import base64url
 from authz_sidecar.verifier.call import Presenter, ToolCall
@@ -18,7 +19,7 @@ from authz_sidecar.verifier.rejection import Reason, TokenRejected
 
 TOOL_CALL_TYPE = "urn:x-authz-sidecar:tool-call"
 DECISION_CLAIM = "urn:x-authz-sidecar:decision"
-MAX_LIFETIME_SECONDS = 300
+MAX_LIFETIME_SECONDS = LONGEST_LIFE_SECONDS
 MAX_LEEWAY_SECONDS = 30
 _DETAIL_MEMBERS = frozenset({"type", "locations", "actions", "identifier", "arguments_sha256"})
 
@@ -34,6 +35,8 @@ class VerifiedToken:
         jti: identifier of the token, unique per issuer. Key anything you remember on (issuer, jti), never on the text.
         task_id: `txn`, the task under which the call was permitted.
         task_epoch: how often the task had been resumed, counted from 1.
+        revocation_epoch: number of the newest revocation when the call was permitted; a later one may cover the token.
+        agents: SPIFFE IDs of everyone who holds or acted in the token, `client_id` first.
         issued_at, expires_at: aware UTC. The verifier's leeway is not part of `expires_at`.
         tool, resource, arguments_sha256: the call that was permitted; the digest in lower-case hex.
         decision_id, policy_sha256: the recorded decision behind the token, for your own log.
@@ -48,6 +51,8 @@ class VerifiedToken:
     jti: str
     task_id: str
     task_epoch: int
+    revocation_epoch: int
+    agents: tuple[str, ...]
     issued_at: datetime
     expires_at: datetime
     tool: str
@@ -89,6 +94,8 @@ def check_claims(claims: Mapping[str, Json], *, kid: str, expected: Expected, at
         jti=_text(claims, "jti"),
         task_id=_text(claims, "txn"),
         task_epoch=_integer(decision, "task_epoch"),
+        revocation_epoch=_integer(decision, "revocation_epoch"),
+        agents=acting_agents(claims),
         issued_at=datetime.fromtimestamp(issued_at, UTC),
         expires_at=datetime.fromtimestamp(expires_at, UTC),
         tool=expected.call.tool,

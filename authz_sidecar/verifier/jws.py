@@ -23,7 +23,8 @@ MAX_TOKEN_CHARS = 8192
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 SCALAR_BYTES = 32
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}")
-_ACCESS_TOKEN_TYPES = ("at+jwt", "application/at+jwt")
+ACCESS_TOKEN_TYPES = ("at+jwt", "application/at+jwt")
+RECEIPT_TYPES = ("tool-receipt+jwt",)
 _HEADER_MEMBERS = frozenset({"typ", "alg", "kid"})
 _MAX_DEPTH = 8
 _ES256 = ec.ECDSA(hashes.SHA256())
@@ -46,8 +47,11 @@ class CompactJws:
     signature: bytes
 
 
-def parse_unverified(token: object) -> CompactJws:
-    """Steps 1 and 2 of `TokenVerifier.verify`. Raises TokenRejected; the signature is NOT checked."""
+def parse_unverified(token: object, *, types: tuple[str, ...] = ACCESS_TOKEN_TYPES) -> CompactJws:
+    """Steps 1 and 2 of `TokenVerifier.verify`. Raises TokenRejected; the signature is NOT checked.
+
+    `types`: the values of `typ` to accept; a text of one kind is never taken for another (RFC 8725 section 3.11).
+    """
     if not isinstance(token, str) or len(token) > MAX_TOKEN_CHARS or not _COMPACT.fullmatch(token):
         raise TokenRejected(
             Reason.MALFORMED, f"expected an ES256 JWS in compact form, without padding, at most {MAX_TOKEN_CHARS} long"
@@ -55,7 +59,7 @@ def parse_unverified(token: object) -> CompactJws:
     signing_input, _, signature = token.rpartition(".")
     header, _, payload = signing_input.partition(".")
     return CompactJws(
-        kid=_kid_of(header),
+        kid=_kid_of(header, types),
         claims=_parse_segment("payload", payload),
         signing_input=signing_input.encode("ascii"),
         signature=_decode_segment("signature", signature),
@@ -79,14 +83,14 @@ def check_signature(message: bytes, signature: bytes, key: VerificationKey) -> N
 
 
 @lru_cache(maxsize=16)
-def _kid_of(segment: str) -> str:
+def _kid_of(segment: str, types: tuple[str, ...]) -> str:
     """The `kid` of an acceptable header. All tokens of a key have the same header, so few are parsed more than once.
 
     Values are attacker input and are not repeated in messages.
     """
     header = _parse_segment("header", segment)
-    if header.get("typ") not in _ACCESS_TOKEN_TYPES:
-        raise TokenRejected(Reason.WRONG_TYPE, "header `typ`: expected `at+jwt`; this is another kind of token")
+    if header.get("typ") not in types:
+        raise TokenRejected(Reason.WRONG_TYPE, f"header `typ`: expected `{types[0]}`; this is another kind of token")
     if not header.keys() <= _HEADER_MEMBERS:
         raise TokenRejected(Reason.FORBIDDEN_HEADER, "header: expected only `typ`, `alg` and `kid`")
     if header.get("alg") != "ES256":

@@ -48,6 +48,8 @@ class Reason(StrEnum):
     """Granted for another resource."""
     REVOKED = "revoked"
     """The revocation hook knows the token, its task or its key as revoked."""
+    STALE = "stale"
+    """The revocation hook has not been told for too long what is revoked, and nobody can be asked instead."""
     INACTIVE = "inactive"
     """Introspection says that the token is not active."""
     STATUS_UNAVAILABLE = "status_unavailable"

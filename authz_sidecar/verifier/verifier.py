@@ -28,8 +28,9 @@ class TokenVerifier:
         audience: str,
         keys: KeySource,
         leeway: int = 10,
-        revocation: Callable[[VerifiedToken], bool] | None = None,
+        revocation: Callable[[VerifiedToken], bool | None] | None = None,
         introspect: Callable[[str], bool] | None = None,
+        introspect_when_stale: Callable[[str], bool] | None = None,
         one_shot: OneShot | None = None,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
@@ -39,10 +40,14 @@ class TokenVerifier:
             audience: `aud` of this tool server, exactly as in the sidecar's catalog.
             keys: the issuer's keys: a `JwkSet`, `JwksFile` or `JwksUrl`.
             leeway: how far this clock and the sidecar's may differ, in seconds, 0 to 30.
-            revocation: True when the token (`jti`, `task_id`, `kid`, `client_id`) is revoked. Called only with a token
-                that passed everything before it. An exception, or anything but False, refuses the token.
-            introspect: asks the issuer whether the token is active. It gets the token text. An exception, or anything
-                but True, refuses the token. It runs on the calling thread.
+            revocation: True when the token (`jti`, `task_id`, `kid`, `agents`, `revocation_epoch`) is revoked, None
+                when that is not known at present. Called only with a token that passed everything before it. An
+                exception, or anything but False and None, refuses the token.
+                `authz_sidecar.client.revocations.RevocationFeed` is one.
+            introspect: asks the issuer whether the token is active, for every token. It gets the token text. An
+                exception, or anything but True, refuses the token. It runs on the calling thread.
+            introspect_when_stale: the same, asked only when `revocation` answered None. Without it, and without
+                `introspect`, such a token is refused as `stale`.
             one_shot: accepts each token once.
             now: the clock, aware; read once per verification.
 
@@ -58,6 +63,7 @@ class TokenVerifier:
         self._leeway = leeway
         self._revocation = revocation
         self._introspect = introspect
+        self._introspect_when_stale = introspect_when_stale
         self._one_shot = one_shot
         self._now = now
 
@@ -82,7 +88,8 @@ class TokenVerifier:
         7. `cnf` is there, and the presenter proved that certificate or key.
         8. `client_id` is the presenter's SPIFFE ID, when that is known; the acting agent in `act` is `client_id`.
         9. `authorization_details` is one tool call: this tool, these arguments, this resource.
-        10. Not revoked; active according to introspection. Only where hooks are given.
+        10. Not revoked; active according to introspection. Only where hooks are given. Where it is not known what is
+            revoked (the feed is stale): introspection is asked, or the token is refused.
         11. Not used before. Only with `one_shot`.
 
         Args:
@@ -128,16 +135,23 @@ class TokenVerifier:
 
     def _check_status(self, token: str, verified: VerifiedToken) -> None:
         """Step 10. The hooks are foreign code: whatever they raise, the answer is no."""
+        introspect = self._introspect
         if self._revocation is not None:
             try:
                 revoked = self._revocation(verified)
             except Exception as error:
                 raise TokenRejected(Reason.STATUS_UNAVAILABLE, "the revocation hook failed") from error
-            if revoked is not False:
-                raise TokenRejected(Reason.REVOKED, "the token, its task or its key is revoked")
-        if self._introspect is not None:
+            if revoked is None:
+                introspect = introspect or self._introspect_when_stale
+                if introspect is None:
+                    raise TokenRejected(
+                        Reason.STALE, "what is revoked is not known at present, and there is no introspection to ask"
+                    )
+            elif revoked is not False:
+                raise TokenRejected(Reason.REVOKED, "the token, its task, its agent or its key is revoked")
+        if introspect is not None:
             try:
-                active = self._introspect(token)
+                active = introspect(token)
             except Exception as error:
                 raise TokenRejected(Reason.STATUS_UNAVAILABLE, "introspection failed") from error
             if active is not True:

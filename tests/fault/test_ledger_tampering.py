@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from authz_sidecar.errors import IntegrityFailure, OperatorError
 from authz_sidecar.ledger.note import Signer
+from authz_sidecar.ledger.projections import STATE_TABLES
 from authz_sidecar.ledger.schema import DATABASE
 from authz_sidecar.ledger.tree import leaf_hash
 from authz_sidecar.ledger.verify import VerifyResult, verify
@@ -164,10 +165,8 @@ def test_truncation_is_found_through_the_checkpoint_from_outside(evidence: Evide
             # An attacker who knows the file also removes the checkpoints beyond the end and the sign of a clean stop.
             connection.execute("DELETE FROM checkpoint WHERE size > ?", (kept,))
             connection.execute("UPDATE log SET clean = 0")
-            connection.execute("DELETE FROM task")
-            connection.execute("DELETE FROM session")
-            connection.execute("DELETE FROM session_tool")
-            connection.execute("DELETE FROM policy")
+            for table in STATE_TABLES:
+                connection.execute(f"DELETE FROM {table}")  # noqa: S608
             _rebuild_state(connection, kept)
         unanchored, anchored = check(directory), check(directory, evidence.outside)
     if tidy:

@@ -359,7 +359,6 @@ def test_a_caller_without_the_role_is_refused_by_name(made, sidecar, name, call)
     [
         lambda c: c.tasks.SuspendTask(task_pb2.SuspendTaskRequest(task_id="x"), timeout=20),
         lambda c: c.authorization.AuthorizeBatch(authorization_pb2.AuthorizeBatchRequest(), timeout=20),
-        lambda c: list(c.tokens.WatchRevocations(token_pb2.WatchRevocationsRequest(), timeout=20)),
     ],
 )
 def test_what_is_not_built_says_so(support, call):

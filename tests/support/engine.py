@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +23,7 @@ from authz_sidecar.engine.commands import (
 from authz_sidecar.engine.core import Core
 from authz_sidecar.engine.introspect import IntrospectToken
 from authz_sidecar.engine.options import EngineOptions
+from authz_sidecar.engine.revocations import Revocations
 from authz_sidecar.engine.tasks import CompleteTask, StartTask
 from authz_sidecar.identity.spiffe_id import SpiffeId
 from authz_sidecar.identity.subject import Subject
@@ -75,22 +76,34 @@ class Engine:
 
 @asynccontextmanager
 async def engine(
-    directory: Path, *, deadline: timedelta = timedelta(seconds=5), **changes: Any
+    directory: Path,
+    *,
+    deadline: timedelta = timedelta(seconds=5),
+    clock: Clock | None = None,
+    keyring: KeyRing | None = None,
+    serial: Iterator[int] | None = None,
+    **changes: Any,
 ) -> AsyncIterator[Engine]:
-    """`changes` go to `open_ledger`."""
-    clock = Clock()
+    """`clock`, `keyring` and `serial` are what a restart keeps; `changes` go to `open_ledger`."""
+    clock = clock or Clock()
     ledger = open_ledger(directory, now=clock, **changes)
-    keyring = KeyRing(SigningKey.generate())
-    serial = itertools.count(1)
+    keyring = keyring or KeyRing(SigningKey.generate())
+    serial = serial or itertools.count(1)
+    revocations: list[Revocations] = []
+
+    def key_revoked(kid: str) -> bool:
+        return any(one.key_revoked(kid) for one in revocations)
+
     core = Core(
         ledger=ledger,
         policy=starter_pdp,
-        minter=Minter(keyring, ISSUER, new_jti=lambda: secrets.token_hex(16)),
+        minter=Minter(keyring, ISSUER, new_jti=lambda: secrets.token_hex(16), key_revoked=key_revoked),
         options=EngineOptions(environment="development", production=False, append_deadline=deadline),
         metrics=Metrics(),
         now=clock,
         new_id=lambda: f"id-{next(serial)}",
     )
+    revocations.append(core.revocations)
     try:
         yield Engine(
             core=core,
@@ -98,7 +111,7 @@ async def engine(
             authorize=Authorize(core),
             start_task=StartTask(core),
             complete_task=CompleteTask(core),
-            introspect=IntrospectToken(core, IssuedTokens(keyring, ISSUER, now=clock).read),
+            introspect=IntrospectToken(core, IssuedTokens(keyring, ISSUER, now=clock, key_revoked=key_revoked).read),
         )
     finally:
         await ledger.close()

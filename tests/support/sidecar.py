@@ -16,12 +16,18 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from authz_sidecar.client import SvidFiles
+from authz_sidecar.clock import system_now
+from authz_sidecar.identity.authority import DevAuthority
+from authz_sidecar.identity.spiffe_id import SpiffeId
 from authz_sidecar.v1 import (
+    admin_pb2_grpc,
     authorization_pb2,
     authorization_pb2_grpc,
     common_pb2,
@@ -64,6 +70,17 @@ class World:
 
     def svid(self, name: str) -> Path:
         return self.directory / "svids" / name
+
+    def svid_files(self, name: str) -> SvidFiles:
+        """The same for the product's client."""
+        svid = self.svid(name)
+        return SvidFiles(cert=svid / "svid.pem", key=svid / "svid_key.pem", bundle=svid / "bundle.pem")
+
+    def jwt_svid(self, path: str, *, audience: str = "spiffe://example.org/authz-sidecar") -> str:
+        """A fresh JWT-SVID of a workload of the trust domain, for the sidecar unless another audience is named."""
+        authority = DevAuthority.load(self.directory / "authority")
+        spiffe_id = SpiffeId.parse(f"spiffe://example.org{path}")
+        return authority.issue_jwt_svid(spiffe_id, audience=audience, ttl=timedelta(minutes=5), now=system_now())
 
     def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run the command line in this directory."""
@@ -213,6 +230,7 @@ class Caller:
         self.tokens = token_pb2_grpc.TokenServiceStub(self.channel)
         self.policy = policy_pb2_grpc.PolicyServiceStub(self.channel)
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(self.channel)
+        self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
 
     def __enter__(self) -> Caller:
         return self

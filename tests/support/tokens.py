@@ -73,6 +73,7 @@ def permit_record(token: Mapping[str, Any], now: datetime = NOW) -> dict[str, An
         "outcome": "permit",
         "reason_code": "permitted",
         "token": dict(token),
+        "revocation_epoch": 5,
     }
 
 

@@ -172,7 +172,12 @@ def test_claims_say_what_the_record_says() -> None:
                 "arguments_sha256": Issuer().record()["tool"]["arguments_sha256"],
             }
         ],
-        "urn:x-authz-sidecar:decision": {"id": "dec-01", "policy_sha256": "sha256:" + "ef" * 32, "task_epoch": 2},
+        "urn:x-authz-sidecar:decision": {
+            "id": "dec-01",
+            "policy_sha256": "sha256:" + "ef" * 32,
+            "task_epoch": 2,
+            "revocation_epoch": 5,
+        },
     }
 
 

@@ -46,6 +46,7 @@ CASES: Mapping[Reason, Callable[[Any], Any]] = {
     Reason.WRONG_ARGUMENTS: lambda tmp: verify(TOKEN, arguments={"contact_id": "c-1"}),
     Reason.WRONG_RESOURCE: lambda tmp: verify(TOKEN, resource="crm:contact/c-1"),
     Reason.REVOKED: lambda tmp: verify(TOKEN, verifier(revocation=lambda verified: verified.kid == KEY.kid)),
+    Reason.STALE: lambda tmp: verify(TOKEN, verifier(revocation=lambda verified: None)),
     Reason.INACTIVE: lambda tmp: verify(TOKEN, verifier(introspect=lambda token: False)),
     Reason.STATUS_UNAVAILABLE: lambda tmp: verify(TOKEN, verifier(introspect=lambda token: 1 / 0 > 0)),
     Reason.REPLAYED: lambda tmp: verify(TOKEN, after(verifier(one_shot=OneShot()), TOKEN)),

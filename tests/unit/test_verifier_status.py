@@ -36,7 +36,12 @@ def failing(_: Any) -> bool:
     [
         ({"revocation": lambda verified: True}, Reason.REVOKED),
         ({"revocation": lambda verified: verified.task_id == "task-7"}, Reason.REVOKED),
-        ({"revocation": lambda verified: None}, Reason.REVOKED),
+        ({"revocation": lambda verified: "no"}, Reason.REVOKED),
+        ({"revocation": lambda verified: None}, Reason.STALE),
+        ({"revocation": lambda verified: None, "introspect": lambda token: False}, Reason.INACTIVE),
+        ({"revocation": lambda verified: None, "introspect_when_stale": lambda token: False}, Reason.INACTIVE),
+        ({"revocation": lambda verified: None, "introspect_when_stale": failing}, Reason.STATUS_UNAVAILABLE),
+        ({"revocation": lambda verified: True, "introspect_when_stale": lambda token: True}, Reason.REVOKED),
         ({"revocation": failing}, Reason.STATUS_UNAVAILABLE),
         ({"introspect": lambda token: False}, Reason.INACTIVE),
         ({"introspect": lambda token: {"active": False}}, Reason.INACTIVE),
@@ -58,6 +63,22 @@ def test_hooks_are_asked_about_verified_tokens_only() -> None:
     checked = verifier(introspect=introspect, revocation=lambda verified: False)
     refuse(Reason.WRONG_TOOL, TOKEN, subject=checked, tool="crm/delete_contact")
     assert not asked
+    verify(TOKEN, checked)
+    assert asked == [TOKEN]
+
+
+def test_a_stale_feed_is_replaced_by_asking_and_only_then() -> None:
+    asked: list[str] = []
+    known: list[bool | None] = [None]
+
+    def introspect(token: str) -> bool:
+        asked.append(token)
+        return True
+
+    checked = verifier(revocation=lambda verified: known[0], introspect_when_stale=introspect)
+    verify(TOKEN, checked)
+    assert asked == [TOKEN]
+    known[0] = False
     verify(TOKEN, checked)
     assert asked == [TOKEN]
 
