@@ -22,8 +22,10 @@ from authz_sidecar.clock import system_now
 from authz_sidecar.config import Config
 from authz_sidecar.engine.commands import CommandLimits
 from authz_sidecar.engine.core import Core
+from authz_sidecar.engine.expiry import ExpireTasks
 from authz_sidecar.engine.introspect import IntrospectToken
 from authz_sidecar.engine.options import EngineOptions
+from authz_sidecar.engine.startup import complete_cascade
 from authz_sidecar.errors import LedgerUnavailable, NotReady, OperatorError
 from authz_sidecar.identity.jwt_svid import JwtSvidVerifier
 from authz_sidecar.identity.source import FileIdentitySource
@@ -49,6 +51,7 @@ from authz_sidecar.server.identify import Identify
 from authz_sidecar.server.rpc import Admission, Guard, handlers
 from authz_sidecar.server.services import PolicyStatus, Services
 from authz_sidecar.server.stream import AuthorizeStream
+from authz_sidecar.server.tasks import TaskService
 from authz_sidecar.strictjson import Json
 from authz_sidecar.telemetry.logs import configure_logs
 from authz_sidecar.telemetry.metrics import Metrics
@@ -129,11 +132,15 @@ class Sidecar:
         await self._activate_bundle()
         keyring = _key_ring(config)
         core = self._core(keyring)
+        if await complete_cascade(core):
+            _log.warning("completed a change of a task that the last run had begun")
         stack.push_async_callback(core.voids.written, config.ledger.append_deadline.total_seconds())
         await self._serve_http(stack, keyring, config)
         await self._serve_grpc(stack, core, keyring, listeners)
         watch = asyncio.create_task(self._watch_identity())
         stack.callback(watch.cancel)
+        expiry = asyncio.create_task(ExpireTasks(core).run())
+        stack.callback(expiry.cancel)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop, EXIT_OK)
         self._serving = True
@@ -278,11 +285,12 @@ class Sidecar:
                 max_connection_age=config.limits.max_connection_age,
             )
         )
+        task_service = TaskService(core=core, roles=roles, tracing=self._tracing)
         server.add_generic_rpc_handlers(
             handlers(
                 [service for module in _CONTRACT for service in module.DESCRIPTOR.services_by_name.values()],
                 guard,
-                unary=services.unary(),
+                unary={**services.unary(), **task_service.unary()},
                 server_stream=services.server_stream(),
                 bidi={"AuthorizationService/AuthorizeStream": streams},
             )

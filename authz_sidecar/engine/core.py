@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from authz_sidecar.engine.live import LiveTasks
+from authz_sidecar.engine.open_tasks import OpenTasks
 from authz_sidecar.engine.options import EngineOptions
 from authz_sidecar.engine.voids import Voids
 from authz_sidecar.errors import BehindCaller, ClockBehind, DeadlineExceeded
@@ -44,6 +45,7 @@ class Core:
         self.metrics = metrics
         self.new_id = new_id
         self.tasks = LiveTasks(ledger)
+        self.open = OpenTasks(ledger.open_tasks())
         self.voids = Voids(ledger, new_id=new_id, record_time=self.record_time)
         self._now = now
 

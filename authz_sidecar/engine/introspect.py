@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from authz_sidecar.engine.core import Core
+from authz_sidecar.engine.lineage import stands
 from authz_sidecar.engine.recall import decision_from_record
 from authz_sidecar.strictjson import Json
-from authz_sidecar.task.model import TaskState
 from authz_sidecar.verifier import TokenRejected
 
 # Returns the claims of a token that this issuer signed and that has not expired; raises TokenRejected otherwise.
@@ -24,7 +24,7 @@ class Introspection:
 
 
 class IntrospectToken:
-    """Active: signed here, not expired, its record stands and was not voided, its task is active in the same epoch."""
+    """Active: signed here, not expired, its record stands and was not voided, its task and all above it are active."""
 
     def __init__(self, core: Core, read: ReadToken) -> None:
         self._core = core
@@ -49,7 +49,7 @@ class IntrospectToken:
         live = self._core.tasks.get(decision.task_id)
         return (
             live is not None
-            and live.task.state_at(self._core.moment()) is TaskState.ACTIVE
+            and stands(self._core.tasks, live.task, self._core.moment())
             and live.task.epoch == decision.task_epoch
             and not ledger.is_void(decision.decision_id)
         )
