@@ -175,6 +175,7 @@ class Sidecar:
             new_salt=lambda: self._random.take(16),
             options=LedgerOptions(max_queued=settings.max_queued),
             on_poison=poisoned,
+            on_commit=self._metrics.observe_commit,
         )
 
     async def _record(self, record_type: str, *, payload: dict[str, Json] | None = None, **members: Json) -> None:
@@ -194,7 +195,7 @@ class Sidecar:
             pdp = compile_bundle(files)
         except BundleRejected as error:
             await self._record(
-                "bundle_rejected", policy={"sha256": files.digest}, problems=[str(p) for p in error.problems[:20]]
+                "bundle_rejected", policy={"sha256": files.digest}, problems=[str(p)[:300] for p in error.problems[:20]]
             )
             raise
         await self._record(

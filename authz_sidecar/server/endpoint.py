@@ -69,6 +69,8 @@ def server_options(*, max_message_bytes: int, max_connection_age: timedelta) -> 
     return [
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", max_message_bytes),
+        # Twice the longest JWT-SVID, so that one that is too long is refused by name; gRPC's own limit is 8 KiB.
+        ("grpc.max_metadata_size", 16_384),
         ("grpc.max_concurrent_streams", 256),
         ("grpc.max_connection_age_ms", int(max_connection_age.total_seconds() * 1000)),
         ("grpc.max_connection_age_grace_ms", 30_000),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 
 import grpc
 
@@ -117,7 +118,7 @@ class _Stream:
 
     async def _answer(self, raw: bytes) -> None:
         """Decide about one message. Every way out writes an answer or ends the stream."""
-        request_id = ""
+        request_id, started = "", perf_counter()
         try:
             subject = self._caller()
             message = self._method.parse(raw)
@@ -135,6 +136,8 @@ class _Stream:
         except Exception as error:
             shown = status.to_message(self._guard.failed(self._method, error))
             await self._write(authorization_pb2.AuthorizeStreamResponse(request_id=request_id, error=shown))
+        finally:
+            self._guard.metrics.observe_rpc(self._method.name, started)
 
     async def _write(self, response: authorization_pb2.AuthorizeStreamResponse) -> None:
         async with self._writing:

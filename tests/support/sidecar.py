@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -24,6 +25,7 @@ from authz_sidecar.v1 import (
     authorization_pb2,
     authorization_pb2_grpc,
     common_pb2,
+    ledger_pb2,
     ledger_pb2_grpc,
     policy_pb2_grpc,
     task_pb2,
@@ -96,10 +98,11 @@ def world(*init: str) -> Iterator[World]:
 
 @contextmanager
 def copy_of(template: World) -> Iterator[World]:
-    """A world of its own, without running `init` again: every path in its configuration is relative."""
+    """A world like it before its first start, without running `init`: every path in its configuration is relative."""
     directory = Path(tempfile.mkdtemp(prefix="az-", dir="/tmp"))
     try:
-        yield World(shutil.copytree(template.directory, directory / "w"))
+        left_out = shutil.ignore_patterns("*.sock", "*.lock", "ledger", "serve-*.log")
+        yield World(shutil.copytree(template.directory, directory / "w", ignore=left_out))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -177,7 +180,7 @@ def start(made: World, *overrides: str, wait: float = 30, prefix: Sequence[str] 
         if process.poll() is not None:
             raise CannotStart(f"exit code {process.returncode}: {sidecar.log}")
         time.sleep(0.02)
-    process.kill()
+    sidecar.kill()
     raise CannotStart(f"not serving after {wait} s: {sidecar.log}")
 
 
@@ -201,8 +204,10 @@ def refused(made: World, *overrides: str) -> subprocess.CompletedProcess[str]:
 class Caller:
     """Raw stubs as one workload. The product's client is tested elsewhere; here every field is in the test's hands."""
 
-    def __init__(self, made: World, name: str = "support", *, target: str | None = None) -> None:
-        self.channel = made.channel(name, target=target)
+    def __init__(
+        self, made: World, name: str = "support", *, target: str | None = None, channel: grpc.Channel | None = None
+    ) -> None:
+        self.channel = channel or made.channel(name, target=target)
         self.authorization = authorization_pb2_grpc.AuthorizationServiceStub(self.channel)
         self.tasks = task_pb2_grpc.TaskServiceStub(self.channel)
         self.tokens = token_pb2_grpc.TokenServiceStub(self.channel)
@@ -232,6 +237,12 @@ class Caller:
 
     def state(self, task_id: str) -> int:
         return self.tasks.GetTask(task_pb2.GetTaskRequest(task_id=task_id), timeout=20).task.state
+
+    def record(self, index: int) -> dict[str, Any]:
+        """One record of the ledger, asked as an auditor."""
+        entry = self.ledger.GetRecord(ledger_pb2.GetRecordRequest(index=index), timeout=20).record
+        body: dict[str, Any] = json.loads(entry.entry_json)
+        return body
 
     def introspect(self, token: str) -> bool:
         """Whether the token is active, asked as a tool server."""

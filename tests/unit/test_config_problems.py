@@ -160,9 +160,7 @@ CASES = (
     Case(
         name="default lifetime beyond the longest",
         flags=("tasks.max_ttl=10m",),
-        want=(
-            "authz.yaml:21:22: `tasks.default_ttl`: 30m is longer than `tasks.max_ttl`, 10m",
-        ),
+        want=("authz.yaml:21:22: `tasks.default_ttl`: 30m is longer than `tasks.max_ttl`, 10m",),
     ),
     Case(
         name="token lifetime in fractions",
