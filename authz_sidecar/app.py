@@ -26,11 +26,13 @@ from authz_sidecar.clock import system_now
 from authz_sidecar.config import Config
 from authz_sidecar.engine.commands import CommandLimits
 from authz_sidecar.engine.core import Core
+from authz_sidecar.engine.expiry import ExpireTasks
 from authz_sidecar.engine.feed import FeedOptions, RevocationFeed
 from authz_sidecar.engine.introspect import IntrospectToken
 from authz_sidecar.engine.options import EngineOptions
 from authz_sidecar.engine.outcome import MissingOutcomes
 from authz_sidecar.engine.revocations import Revocations
+from authz_sidecar.engine.startup import complete_cascade
 from authz_sidecar.errors import LedgerUnavailable, NotReady, OperatorError, SidecarError
 from authz_sidecar.identity.jwt_svid import JwtSvidVerifier
 from authz_sidecar.identity.source import FileIdentitySource
@@ -59,6 +61,7 @@ from authz_sidecar.server.revocation import RevocationServices
 from authz_sidecar.server.rpc import Admission, Guard, handlers
 from authz_sidecar.server.services import PolicyStatus, Services
 from authz_sidecar.server.stream import AuthorizeStream
+from authz_sidecar.server.tasks import TaskService
 from authz_sidecar.strictjson import Json
 from authz_sidecar.telemetry.logs import configure_logs
 from authz_sidecar.telemetry.metrics import Metrics
@@ -152,6 +155,8 @@ class Sidecar:
         await self._activate_bundle()
         keyring = _key_ring(config)
         core = self._core(keyring)
+        if await complete_cascade(core):
+            _log.warning("completed a change of a task that the last run had begun")
         stack.push_async_callback(core.voids.written, config.ledger.append_deadline.total_seconds())
         self._revocations = core.revocations
         self._signing_kid = keyring.active.kid
@@ -171,7 +176,7 @@ class Sidecar:
         )
         await self._serve_http(stack, shared.jwks, asking)
         await self._serve_grpc(stack, core, listeners, shared)
-        for repeated in (self._watch_identity(), self._miss_outcomes(MissingOutcomes(core))):
+        for repeated in (self._watch_identity(), self._miss_outcomes(MissingOutcomes(core)), ExpireTasks(core).run()):
             stack.callback(asyncio.create_task(repeated).cancel)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop, EXIT_OK)
@@ -322,11 +327,12 @@ class Sidecar:
                 max_connection_age=config.limits.max_connection_age,
             )
         )
+        task_service = TaskService(core=core, roles=roles, tracing=self._tracing)
         server.add_generic_rpc_handlers(
             handlers(
                 [service for module in _CONTRACT for service in module.DESCRIPTOR.services_by_name.values()],
                 guard,
-                unary={**services.unary(), **revocation.unary()},
+                unary={**services.unary(), **task_service.unary(), **revocation.unary()},
                 server_stream=services.server_stream(),
                 watch=revocation.watch(),
                 bidi={"AuthorizationService/AuthorizeStream": streams},

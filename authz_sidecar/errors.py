@@ -104,6 +104,12 @@ class BehindCaller(FailedPrecondition):
     reason = "BEHIND_CALLER"
 
 
+class TaskChangeRefused(CallerError):
+    """Policy does not let this caller change the state of this task. Recorded; the metadata names the policies."""
+
+    reason = "TASK_CHANGE_REFUSED"
+
+
 class CredentialError(SidecarError):
     """The caller's credential does not establish what the call needs."""
 

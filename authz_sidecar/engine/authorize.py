@@ -25,6 +25,7 @@ from authz_sidecar.engine import records
 from authz_sidecar.engine.commands import AuthorizeCommand
 from authz_sidecar.engine.core import Core
 from authz_sidecar.engine.facts import CallFacts, establish
+from authz_sidecar.engine.lineage import NO_LINEAGE, lineage, stands
 from authz_sidecar.engine.live import LiveTask
 from authz_sidecar.engine.recall import Recalled, decision_from_record
 from authz_sidecar.engine.revocations import token_identity
@@ -43,7 +44,7 @@ from authz_sidecar.ledger.store import Position, StoredEntry
 from authz_sidecar.pdp.evaluate import Pdp
 from authz_sidecar.pdp.verdict import Deny, Permit, Verdict
 from authz_sidecar.strictjson import Json
-from authz_sidecar.task.model import TaskState
+from authz_sidecar.task.model import Task, TaskState
 from authz_sidecar.token.mint import MintedToken
 
 
@@ -108,6 +109,7 @@ class Authorize:
             command=command,
             live=live,
             suspended=core.revocations.suspended(str(subject.spiffe_id)),
+            above=lineage(core.tasks, live.task, now) if live is not None else NO_LINEAGE,
             now=now,
         )
         core.metrics.observe_step("facts", started)
@@ -150,7 +152,7 @@ class Authorize:
 
         # 8. Answer
         started = perf_counter()
-        position = await self._durable(subject, command, pending, live, permitted=minted is not None)
+        position = await self._durable(subject, command, pending, facts.task, live, permitted=minted is not None)
         core.metrics.observe_step("durable", started)
         core.metrics.count_decision(records.OUTCOMES[type(verdict)], verdict.reason_code)
         return AuthorizeAnswer(
@@ -207,18 +209,22 @@ class Authorize:
         subject: Subject,
         command: AuthorizeCommand,
         pending: _Pending,
+        decided: Task | None,
         live: LiveTask | None,
         *,
         permitted: bool,
     ) -> Position:
-        """Step 6's wait. A permit that came too late, or whose task ended meanwhile, is voided: no token leaves."""
+        """Step 6's wait. A permit that came too late, or whose task ended meanwhile, is voided: no token leaves.
+
+        `decided` is the task as it was decided about. One that was suspended and resumed since is in another epoch.
+        """
         try:
             position = await self._core.wait_durable(pending.appended)
         except DeadlineExceeded:
             if permitted:
                 self._void(subject, command, pending, "append_deadline")
             raise
-        if permitted and live is not None and live.task.state is not TaskState.ACTIVE:
+        if permitted and live is not None and decided is not None and not self._still(decided, live.task):
             self._void(subject, command, pending, "task_ended")
             raise TaskNotActive(f"task `{command.task_id}` ended while the decision was being recorded")
         if permitted and self._revoked_since(pending.body):
@@ -232,6 +238,12 @@ class Authorize:
         if revocations.epoch == body["revocation_epoch"]:
             return False
         return revocations.covers(token_identity(body, issuer=self._core.minter.issuer))
+
+    def _still(self, decided: Task, task: Task) -> bool:
+        """Whether nothing that ends tokens happened to the task, or above it, since it was decided about."""
+        if task.state is not TaskState.ACTIVE or task.epoch != decided.epoch:
+            return False
+        return not task.delegation or stands(self._core.tasks, task, self._core.record_time())
 
     def _void(self, subject: Subject, command: AuthorizeCommand, pending: _Pending, reason: str) -> None:
         """The caller of this permit is told that there is no answer: say in the ledger that no token left."""
@@ -292,7 +304,7 @@ class Authorize:
         live = core.tasks.owned(command.task_id, str(subject.spiffe_id))
         still = (
             live is not None
-            and live.task.state_at(now) is TaskState.ACTIVE
+            and stands(core.tasks, live.task, now)
             and live.task.epoch == recalled.task_epoch
             and recalled.token is not None
             and recalled.token["cnf"] == _confirmation(subject, command)

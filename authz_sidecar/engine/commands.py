@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Literal
 
 from authz_sidecar.errors import InvalidRequest, Violation
+from authz_sidecar.identity.spiffe_id import MalformedSpiffeId, SpiffeId
 from authz_sidecar.ledger.canonical import canonical
 from authz_sidecar.policy.pattern import MalformedResource, check_pattern
 from authz_sidecar.strictjson import Json, MalformedJson, parse_object
@@ -84,6 +85,20 @@ class StartTaskCommand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DelegateTaskCommand:
+    """Part of a task to give to another agent. `agent` is its SPIFFE ID; `ttl` None for as long as the parent may."""
+
+    request_id: str
+    parent_task_id: str
+    agent: str
+    purpose: str
+    scope: Scope
+    ttl: timedelta | None
+    trace: TraceContext | None
+    content_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportOutcomeCommand:
     """How a permitted call ended. Digests are lower-case hex, None when not given."""
 
@@ -131,6 +146,12 @@ class _Check:
             check_pattern(value)
         except MalformedResource as error:
             self.that(False, field, f"{error}, for example `crm:contact/*`")
+
+    def spiffe_id(self, field: str, value: str) -> None:
+        try:
+            SpiffeId.parse_workload(value)
+        except MalformedSpiffeId as error:
+            self.that(False, field, f"expected the SPIFFE ID of a workload: {error}")
 
     def trace(self, value: str) -> TraceContext | None:
         """A malformed traceparent restarts the trace (W3C Trace Context 3.2.2.3); it never fails a call."""
@@ -233,18 +254,11 @@ def start_task_command(
     check.text("objective", objective, 4096)
     check.text("initiator.id", initiator_id, 256, shortest=1)
     check.that(initiator_kind is not None, "initiator.kind", "expected INITIATOR_KIND_HUMAN or INITIATOR_KIND_WORKFLOW")
-    _bounded_set(check, "scope.tools", tools, _MAX_TOOLS)
-    for tool in tools:
-        check.matches("scope.tools", tool, _TOOL, "`server/name`")
-    _bounded_set(check, "scope.resources", resources, _MAX_PATTERNS)
-    for pattern in resources:
-        check.pattern("scope.resources", pattern)
-    check.that(class_exists(ceiling), "scope.ceiling", f"`{ceiling[:64]}` is not a data class of the active bundle")
+    scope = _scope(check, tools, resources, ceiling, class_exists)
     if ttl is not None:
         check.that(ttl >= timedelta(seconds=1), "ttl", "expected at least one second")
     trace = check.trace(traceparent)
     check.done()
-    scope = Scope(tools=frozenset(tools), resources=tuple(resources), ceiling=ceiling)
     seconds = int(ttl.total_seconds() * 1000) if ttl is not None else None
     content = canonical(
         [purpose, objective, str(initiator_kind), initiator_id, [*sorted(tools)], list(resources), ceiling, seconds]
@@ -254,6 +268,46 @@ def start_task_command(
         purpose=purpose,
         objective=objective,
         initiator=Initiator(kind=initiator_kind or "workflow", id=initiator_id, verified=False),
+        scope=scope,
+        ttl=ttl,
+        trace=trace,
+        content_sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def delegate_task_command(
+    *,
+    request_id: str,
+    parent_task_id: str,
+    agent: str,
+    purpose: str,
+    tools: Sequence[str],
+    resources: Sequence[str],
+    ceiling: str,
+    ttl: timedelta | None,
+    traceparent: str,
+    class_exists: Callable[[str], bool],
+) -> DelegateTaskCommand:
+    """Bound and parse a DelegateTask request. Raises InvalidRequest."""
+    check = _Check()
+    check.identifier("request_id", request_id)
+    check.identifier("parent_task_id", parent_task_id)
+    check.spiffe_id("agent", agent)
+    check.text("purpose", purpose, 200, shortest=1)
+    scope = _scope(check, tools, resources, ceiling, class_exists)
+    if ttl is not None:
+        check.that(ttl >= timedelta(seconds=1), "ttl", "expected at least one second")
+    trace = check.trace(traceparent)
+    check.done()
+    milliseconds = int(ttl.total_seconds() * 1000) if ttl is not None else None
+    content = canonical(
+        ["delegate_task", parent_task_id, agent, purpose, [*sorted(tools)], list(resources), ceiling, milliseconds]
+    )
+    return DelegateTaskCommand(
+        request_id=request_id,
+        parent_task_id=parent_task_id,
+        agent=agent,
+        purpose=purpose,
         scope=scope,
         ttl=ttl,
         trace=trace,
@@ -297,6 +351,19 @@ def task_reference(task_id: str, *, note_field: str = "", note: str = "") -> tup
         check.text(note_field, note, 512)
     check.done()
     return task_id, note
+
+
+def _scope(
+    check: _Check, tools: Sequence[str], resources: Sequence[str], ceiling: str, class_exists: Callable[[str], bool]
+) -> Scope:
+    _bounded_set(check, "scope.tools", tools, _MAX_TOOLS)
+    for tool in tools:
+        check.matches("scope.tools", tool, _TOOL, "`server/name`")
+    _bounded_set(check, "scope.resources", resources, _MAX_PATTERNS)
+    for pattern in resources:
+        check.pattern("scope.resources", pattern)
+    check.that(class_exists(ceiling), "scope.ceiling", f"`{ceiling[:64]}` is not a data class of the active bundle")
+    return Scope(tools=frozenset(tools), resources=tuple(resources), ceiling=ceiling)
 
 
 def _bounded_set(check: _Check, field: str, values: Iterable[str], most: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from authz_sidecar.engine.live import LiveTasks
+from authz_sidecar.engine.open_tasks import OpenTasks
 from authz_sidecar.engine.options import EngineOptions
 from authz_sidecar.engine.revocations import Revocations
 from authz_sidecar.engine.turns import Turns
@@ -48,6 +49,7 @@ class Core:
         self.tasks = LiveTasks(ledger)
         self.revocations = Revocations(ledger, now)
         self.turns = Turns()
+        self.open = OpenTasks(ledger.open_tasks())
         self.voids = Voids(ledger, new_id=new_id, record_time=self.record_time)
         self._now = now
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from authz_sidecar.engine.commands import AuthorizeCommand
+from authz_sidecar.engine.lineage import Lineage
 from authz_sidecar.engine.live import LiveTask
 from authz_sidecar.engine.options import EngineOptions
 from authz_sidecar.identity.subject import Subject
-from authz_sidecar.pdp.request import Query, ToolCallFacts, tool_call_query
+from authz_sidecar.pdp.request import DelegationFacts, Query, ToolCallFacts, tool_call_query
 from authz_sidecar.pdp.verdict import Deny
 from authz_sidecar.policy.bundle import Bundle
 from authz_sidecar.policy.catalog import (
@@ -28,6 +29,7 @@ from authz_sidecar.policy.catalog import (
 )
 from authz_sidecar.policy.data import Classification
 from authz_sidecar.policy.pattern import in_scope
+from authz_sidecar.task.attenuation import chain_shrinks
 from authz_sidecar.task.model import Session, Task
 
 
@@ -67,9 +69,13 @@ def establish(
     command: AuthorizeCommand,
     live: LiveTask | None,
     suspended: bool,
+    above: Lineage,
     now: datetime,
 ) -> CallFacts:
-    """Gather the facts of one call at `now`. Never raises for what the caller sent; missing facts deny."""
+    """Gather the facts of one call at `now`. Never raises for what the caller sent; missing facts deny.
+
+    `above`: the tasks above the task, as they stand.
+    """
     task = live.task if live else None
     session = live.session if live else None
     tool = bundle.catalog.tools.get(command.tool)
@@ -121,6 +127,7 @@ def establish(
                 input=command.arguments if tool.arguments == "full" else None,
                 suspended=suspended,
                 drifted=False,
+                delegation=_delegation(bundle, task, above, tool, classification),
             ),
         )
     return CallFacts(
@@ -132,4 +139,26 @@ def establish(
         classification=classification,
         query=query,
         missing=missing or Deny(reason_code="facts_incomplete"),
+    )
+
+
+def _delegation(
+    bundle: Bundle, task: Task, above: Lineage, tool: Tool, classification: Classification
+) -> DelegationFacts:
+    """Whether the chain still holds: compared again at every use, with the data classes and manifests of now."""
+    if not task.delegation:
+        return DelegationFacts()
+    level = bundle.data.level
+    whole = len(above.tasks) == len(task.delegation)
+    manifests = [bundle.agents.get(hop.agent) for hop in task.delegation]
+    return DelegationFacts(
+        state=above.state,
+        shrinks=whole and chain_shrinks((*above.tasks, task), level),
+        manifests_cover=all(
+            manifest is not None
+            and tool.id in manifest.tools
+            and (boundary := level(manifest.boundary)) is not None
+            and classification.level <= boundary
+            for manifest in manifests
+        ),
     )

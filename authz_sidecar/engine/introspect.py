@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from authz_sidecar.engine.core import Core
+from authz_sidecar.engine.lineage import stands
 from authz_sidecar.engine.recall import decision_from_record
 from authz_sidecar.engine.revocations import token_identity
 from authz_sidecar.strictjson import Json
-from authz_sidecar.task.model import TaskState
 from authz_sidecar.verifier import TokenRejected
 
 # Returns the claims of a token that this issuer signed and that has not expired; raises TokenRejected otherwise.
@@ -25,7 +25,7 @@ class Introspection:
 
 
 class IntrospectToken:
-    """Active: signed here, not expired, neither voided nor revoked, and its task is active in the same epoch."""
+    """Active: signed here, not expired, neither voided nor revoked, and its task and all above it stand as they did."""
 
     def __init__(self, core: Core, read: ReadToken) -> None:
         self._core = core
@@ -50,7 +50,7 @@ class IntrospectToken:
         live = self._core.tasks.get(decision.task_id)
         return (
             live is not None
-            and live.task.state_at(self._core.moment()) is TaskState.ACTIVE
+            and stands(self._core.tasks, live.task, self._core.moment())
             and live.task.epoch == decision.task_epoch
             and not ledger.is_void(decision.decision_id)
             and not self._core.revocations.covers(token_identity(decision.body, issuer=self._core.minter.issuer))

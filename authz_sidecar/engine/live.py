@@ -27,6 +27,7 @@ class LiveTask:
         decisions: decision id by request id, for recall. About 200 bytes for each call of the task.
         pending: records of the task that are not durable yet.
         in_doubt: memory may say more than the ledger ever will.
+        resuming: the record of a resumption that is not durable yet, so that the task is still suspended here.
     """
 
     task: Task
@@ -34,6 +35,7 @@ class LiveTask:
     decisions: dict[str, str] = field(default_factory=dict)
     pending: int = 0
     in_doubt: bool = False
+    resuming: asyncio.Future[Position] | None = None
 
 
 class LiveTasks:

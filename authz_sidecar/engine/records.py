@@ -12,17 +12,24 @@ from datetime import datetime
 from authz_sidecar.clock import format_time
 from authz_sidecar.engine.commands import AuthorizeCommand, ReportOutcomeCommand, StartTaskCommand
 from authz_sidecar.engine.facts import CallFacts
+from authz_sidecar.engine.record_parts import (
+    OUTCOMES,
+    actor_part,
+    initiator_part,
+    policy_part,
+    trace_part,
+    verdict_part,
+)
 from authz_sidecar.identity.subject import Subject
 from authz_sidecar.ledger.records import Record, envelope
 from authz_sidecar.pdp.evaluate import Pdp
-from authz_sidecar.pdp.verdict import ApprovalRequired, Deny, Permit, Verdict
+from authz_sidecar.pdp.verdict import Permit, Verdict
 from authz_sidecar.policy.catalog import DerivedResource, Tool
 from authz_sidecar.policy.data import Classification
 from authz_sidecar.strictjson import Json
-from authz_sidecar.task.model import Session, Task, task_to_json
-from authz_sidecar.telemetry.tracing import TraceContext
+from authz_sidecar.task.model import Session, Task, delegation_to_json, task_to_json
 
-OUTCOMES: Mapping[type, str] = {Permit: "permit", Deny: "deny", ApprovalRequired: "approval_required"}
+__all__ = ["OUTCOMES", "decision", "grant_void", "outcome", "task_start"]
 
 
 def decision(
@@ -50,9 +57,9 @@ def decision(
         "decision",
         record_id=decision_id,
         time=now,
-        trace=_trace(command.trace),
-        actor=_actor(subject),
-        initiator=_initiator(task) if task else None,
+        trace=trace_part(command.trace),
+        actor=actor_part(subject),
+        initiator=initiator_part(task) if task else None,
         purpose=task.purpose if task else None,
         task=_task_at(task, now) if task else {"id": command.task_id},
         request={"id": command.request_id, "sha256": command.content_sha256},
@@ -62,11 +69,13 @@ def decision(
         resource=_resource(facts.resource, facts.classification),
         environment={"name": environment, "production": production},
         session=_session(facts.session) if facts.session else None,
-        policy=_policy(pdp),
+        policy=policy_part(pdp),
         token=dict(token) if token else None,
         revocation_epoch=revocation_epoch,
-        **_verdict(verdict),
+        **verdict_part(verdict),
     )
+    if task is not None and task.delegation:
+        body["delegation"] = delegation_to_json(task.delegation)
     payload: dict[str, Json] = {"evaluated": evaluated}
     if command.justification:
         payload["justification"] = command.justification
@@ -92,35 +101,18 @@ def task_start(
         record_type,
         record_id=record_id,
         time=now,
-        trace=_trace(command.trace),
-        actor=_actor(subject),
-        initiator=_initiator(task),
+        trace=trace_part(command.trace),
+        actor=actor_part(subject),
+        initiator=initiator_part(task),
         purpose=task.purpose,
+        action="start_task",
         task=task_to_json(task) if started else {"id": task.id},
         request={"id": command.request_id, "sha256": command.content_sha256},
         environment={"name": task.environment, "production": production},
-        policy=_policy(pdp),
-        **_verdict(verdict),
+        policy=policy_part(pdp),
+        **verdict_part(verdict),
     )
     return Record(type=record_type, body=body, payload={"evaluated": evaluated, "objective": command.objective})
-
-
-def task_changed(*, record_id: str, now: datetime, subject: Subject, task: Task, note: str) -> Record:
-    """A transition: `task_completed`, `task_cancelled`, … with the state after it."""
-    record_type = f"task_{task.state.value}"
-    body = envelope(
-        record_type,
-        record_id=record_id,
-        time=now,
-        actor=_actor(subject),
-        task={
-            "id": task.id,
-            "state": task.state.value,
-            "epoch": task.epoch,
-            "ended_at": format_time(task.ended_at) if task.ended_at else None,
-        },
-    )
-    return Record(type=record_type, body=body, payload={"note": note} if note else None)
 
 
 def outcome(
@@ -138,8 +130,8 @@ def outcome(
         "outcome",
         record_id=record_id,
         time=now,
-        trace=_trace(command.trace),
-        actor=_actor(subject),
+        trace=trace_part(command.trace),
+        actor=actor_part(subject),
         task={"id": task_id},
         decision={"id": command.decision_id, "index": decision_index},
         status=command.status,
@@ -158,28 +150,12 @@ def grant_void(
         "grant_void",
         record_id=record_id,
         time=now,
-        actor=_actor(subject),
+        actor=actor_part(subject),
         task={"id": task_id},
         decision={"id": decision_id, "index": index},
         reason=reason,
     )
     return Record(type="grant_void", body=body)
-
-
-def _trace(trace: TraceContext | None) -> dict[str, Json] | None:
-    return {"trace_id": trace.trace_id, "span_id": trace.span_id} if trace else None
-
-
-def _actor(subject: Subject) -> dict[str, Json]:
-    return {
-        "spiffe_id": str(subject.spiffe_id),
-        "method": subject.method,
-        "credential_sha256": subject.credential_sha256,
-    }
-
-
-def _initiator(task: Task) -> dict[str, Json]:
-    return {"kind": task.initiator.kind, "id": task.initiator.id, "verified": task.initiator.verified}
 
 
 def _task_at(task: Task, now: datetime) -> dict[str, Json]:
@@ -218,19 +194,3 @@ def _resource(resource: DerivedResource | None, classification: Classification |
 
 def _session(session: Session) -> dict[str, Json]:
     return {"calls": session.calls, "tool_calls": dict(session.tool_calls), "max_read": session.max_read}
-
-
-def _policy(pdp: Pdp) -> dict[str, Json]:
-    return {"sha256": pdp.digest, "engine": pdp.engine}
-
-
-def _verdict(verdict: Verdict) -> dict[str, Json]:
-    return {
-        "outcome": OUTCOMES[type(verdict)],
-        "reason_code": verdict.reason_code,
-        "determining": [
-            {"id": ref.id, "effect": ref.effect, "tier": ref.tier, "reason": ref.reason, "sha256": ref.sha256}
-            for ref in verdict.determining
-        ],
-        "errors": list(verdict.errors),
-    }

@@ -1,17 +1,17 @@
-"""Starting, reading and ending tasks. Whether a task may start is policy; how it may change is one transition table."""
+"""Starting and reading tasks. Whether a task may start is policy."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from authz_sidecar.engine import records
 from authz_sidecar.engine.commands import StartTaskCommand
 from authz_sidecar.engine.core import Core
 from authz_sidecar.engine.live import LiveTask
 from authz_sidecar.engine.recall import verdict_from_record
-from authz_sidecar.errors import InvalidRequest, RequestIdReused, SidecarError, TaskNotActive, TaskNotFound
+from authz_sidecar.errors import InvalidRequest, RequestIdReused, TaskNotFound
 from authz_sidecar.identity.subject import Subject
 from authz_sidecar.ledger.store import Position
 from authz_sidecar.pdp.request import StartTaskFacts, start_task_query
@@ -94,8 +94,10 @@ class StartTask:
         appended = core.ledger.append(record)
         self._pending[key] = appended
         appended.add_done_callback(lambda _: self._pending.pop(key, None))
-        position = await core.wait_durable(appended)
         started = isinstance(verdict, Permit)
+        if started:
+            core.open.add(task, appended)
+        position = await core.wait_durable(appended)
         if started:
             core.tasks.put(LiveTask(task, Session()))
         core.metrics.count_task(str(record.body["type"]))
@@ -127,48 +129,8 @@ class StartTask:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransitionAnswer:
-    """The task after a transition, and where that was recorded."""
-
-    task: Task
-    position: Position
-    revocation_epoch: int
-
-
-class CompleteTask:
-    """Ends a task that is done. From the moment the record is queued nothing more is permitted under the task."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-
-    async def __call__(self, subject: Subject, task_id: str, summary: str) -> TransitionAnswer:
-        """Raises TaskNotFound, TaskNotActive and whatever `Core.store` raises."""
-        core = self._core
-        now = core.moment()
-        live = core.tasks.owned(task_id, str(subject.spiffe_id))
-        if live is None:
-            raise TaskNotFound(f"no task `{task_id}` of this agent")
-        if live.task.state_at(now) is TaskState.EXPIRED:
-            raise TaskNotActive(f"task `{task_id}` expired; it needs no completion")
-        before = live.task
-        # Closed in memory first: a call that is decided while the record is being written already sees the end. It
-        # stays closed when nobody waits any more, because the record may still become durable.
-        live.task = before.after(TaskEvent.COMPLETE, now)
-        record = records.task_changed(record_id=core.new_id(), now=now, subject=subject, task=live.task, note=summary)
-        try:
-            appended = core.ledger.append(record)
-        except SidecarError:
-            live.task = before
-            raise
-        core.tasks.follow(live, appended)
-        position = await core.wait_durable(appended)
-        core.metrics.count_task(record.type)
-        return TransitionAnswer(task=live.task, position=position, revocation_epoch=core.ledger.revocation_epoch)
-
-
 class GetTask:
-    """Reads a task. An agent sees its own; `any_agent` is for operators."""
+    """Reads a task. An agent sees its own and what it delegated; `any_agent` is for operators."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -177,11 +139,53 @@ class GetTask:
         """Raises TaskNotFound. The state is the one that counts now, whether or not an expiry was recorded yet."""
         now = self._core.moment()
         live = self._core.tasks.get(task_id)
-        if live is None or not (any_agent or live.task.agent == str(subject.spiffe_id)):
+        if live is None or not (any_agent or sees(str(subject.spiffe_id), live.task)):
             raise TaskNotFound(f"no task `{task_id}` of this agent")
-        if live.task.state_at(now) is TaskState.EXPIRED and live.task.state is not TaskState.EXPIRED:
-            return live.task.after(TaskEvent.EXPIRE, live.task.expires_at)
-        return live.task
+        return _as_of(live.task, now)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPage:
+    """Tasks, the newest first, and what to ask for next: None when these were the last."""
+
+    tasks: tuple[Task, ...]
+    before: int | None
+
+
+class ListTasks:
+    """Lists tasks as they are recorded. An agent sees its own."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def __call__(self, *, agent: str, states: frozenset[TaskState], before: int | None, size: int) -> TaskPage:
+        """
+        Args:
+            agent: only tasks of this agent; empty for all. That the caller may see them is the caller's business.
+            states: as they count now; empty for all.
+            before: what the page before said.
+        """
+        now = self._core.moment()
+        found = self._core.ledger.list_tasks(
+            agent=agent, states=sorted(state.value for state in states), now=now, before=before, limit=size + 1
+        )
+        page = found[:size]
+        return TaskPage(
+            tuple(_as_of(task_from_json(document), now) for _, document in page),
+            page[-1][0] if len(found) > size else None,
+        )
+
+
+def sees(agent: str, task: Task) -> bool:
+    """Whether an agent may know of a task: its own, and what came of one that it delegated."""
+    return task.agent == agent or any(hop.agent == agent for hop in task.delegation)
+
+
+def _as_of(task: Task, now: datetime) -> Task:
+    """The task with the state that counts at `now`."""
+    if task.state_at(now) is TaskState.EXPIRED and task.state is not TaskState.EXPIRED:
+        return task.after(TaskEvent.EXPIRE, now)
+    return task
 
 
 def _seconds(duration: timedelta) -> str:

@@ -30,8 +30,11 @@ CREATE INDEX record_jti ON record_index (jti) WHERE jti IS NOT NULL;
 CREATE INDEX record_request ON record_index (request_id, agent) WHERE request_id IS NOT NULL;
 CREATE TABLE task (
     task_id TEXT PRIMARY KEY, idx INTEGER NOT NULL, state TEXT NOT NULL, epoch INTEGER NOT NULL, ended_at TEXT,
-    expires_at TEXT, document BLOB
+    held_by TEXT, first_idx INTEGER NOT NULL, agent TEXT, parent_id TEXT, expires_at TEXT, document BLOB
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX task_first ON task (first_idx);
+CREATE INDEX task_agent ON task (agent, first_idx);
+CREATE INDEX task_parent ON task (parent_id, first_idx) WHERE parent_id IS NOT NULL;
 CREATE INDEX task_open ON task (expires_at) WHERE state IN ('active', 'suspended');
 CREATE TABLE session (
     task_id TEXT PRIMARY KEY, idx INTEGER NOT NULL, calls INTEGER NOT NULL, max_read INTEGER NOT NULL
@@ -71,13 +74,16 @@ STATE_TABLES: Mapping[str, str] = MappingProxyType(
 
 REVOCATION_EPOCH = "revocation_epoch"
 
-# Two types that answer one kind of request; every other type is its own kind.
-_REQUEST_KINDS: Mapping[str, str] = MappingProxyType({"task_started": "start_task", "task_refused": "start_task"})
+# What `task_document` takes.
+TASK_STATE = "document, state, epoch, ended_at, held_by"
 
-_TASK_CHANGES = frozenset(
-    {"task_started", "task_completed", "task_suspended", "task_resumed", "task_cancelled", "task_expired"}
+# Types that answer one kind of request: a task that is asked for. Every other type is its own kind.
+_REQUEST_KINDS: Mapping[str, str] = MappingProxyType(
+    {"task_started": "start_task", "task_delegated": "start_task", "task_refused": "start_task"}
 )
+_TASK_BEGINNINGS = frozenset({"task_started", "task_delegated"})
 _TASK_ENDS = frozenset({"task_completed", "task_cancelled", "task_suspended", "task_expired"})
+_TASK_CHANGES = _TASK_BEGINNINGS | _TASK_ENDS | {"task_resumed"}
 _STANDING: Mapping[str, str] = MappingProxyType({"agent_suspended": "suspended", "agent_resumed": "working"})
 _KINDS: Mapping[str, Kind] = MappingProxyType({"jti": "jti", "task_id": "task_id", "agent": "agent", "kid": "kid"})
 
@@ -96,12 +102,15 @@ INDEX_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """A task's state after a record. `document` is the task as started; None for a later change."""
+    """A task's state after a record. From `agent` on None for a change; `document` is the task as it began."""
 
     task_id: str
     state: str
     epoch: int
     ended_at: str | None
+    held_by: str | None
+    agent: str | None
+    parent_id: str | None
     expires_at: str | None
     document: bytes | None
 
@@ -181,14 +190,17 @@ def _index_row(kind: str, record: Mapping[str, Json]) -> IndexRow:
 
 
 def _task_row(kind: str, record: Mapping[str, Json]) -> TaskRow:
-    started, task = kind == "task_started", _part(record, "task")
+    begins, task = kind in _TASK_BEGINNINGS, _part(record, "task")
     return TaskRow(
         task_id=str(task.get("id")),
         state=str(task.get("state")),
         epoch=_number(task.get("epoch")),
         ended_at=_text(task.get("ended_at")),
-        expires_at=_text(task.get("expires_at")) if started else None,
-        document=canonical(record["task"]) if started else None,
+        held_by=_text(task.get("held_by")),
+        agent=_text(task.get("agent")) if begins else None,
+        parent_id=_text(task.get("parent_id")) if begins else None,
+        expires_at=_text(task.get("expires_at")) if begins else None,
+        document=canonical(record["task"]) if begins else None,
     )
 
 
@@ -241,9 +253,11 @@ def _number(value: Json) -> int:
 
 
 _INSERT_TASK = """
-INSERT INTO task (task_id, idx, state, epoch, ended_at, expires_at, document) VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO task (task_id, idx, state, epoch, ended_at, held_by, first_idx, agent, parent_id, expires_at, document)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (task_id) DO UPDATE SET idx = excluded.idx, state = excluded.state, epoch = excluded.epoch,
-    ended_at = excluded.ended_at, expires_at = coalesce(expires_at, excluded.expires_at),
+    ended_at = excluded.ended_at, held_by = excluded.held_by, agent = coalesce(agent, excluded.agent),
+    parent_id = coalesce(parent_id, excluded.parent_id), expires_at = coalesce(expires_at, excluded.expires_at),
     document = coalesce(document, excluded.document)
 """
 _ADD_CALLS = """
@@ -270,9 +284,9 @@ def apply_rare(connection: sqlite3.Connection, index: int, derived: Derived) -> 
     """Add one record to the tables that few records touch, inside the caller's transaction."""
     task = derived.task
     if task is not None:
-        connection.execute(
-            _INSERT_TASK, (task.task_id, index, task.state, task.epoch, task.ended_at, task.expires_at, task.document)
-        )
+        changed = (task.task_id, index, task.state, task.epoch, task.ended_at, task.held_by)
+        began = (index, task.agent, task.parent_id, task.expires_at, task.document)
+        connection.execute(_INSERT_TASK, (*changed, *began))
     if derived.policy is not None:
         connection.execute(_ADD_POLICY, (derived.policy, index))
     revocation = derived.revocation
@@ -366,10 +380,15 @@ def _entry_of(table: str, width: int, row: tuple[object, ...], rebuilt: tuple[ob
 
 
 def task_document(row: tuple[object, ...]) -> dict[str, Json] | None:
-    """The task as it stands, from (document, state, epoch, ended_at); None when it was never started."""
-    document, state, epoch, ended_at = row
+    """The task as it stands, from the columns `TASK_STATE`; None when it was never started."""
+    document, state, epoch, ended_at, held_by = row
     if not isinstance(document, bytes):
         return None
     task: dict[str, Json] = orjson.loads(document)
-    task.update(state=str(state), epoch=int(str(epoch)), ended_at=str(ended_at) if ended_at is not None else None)
+    task.update(
+        state=str(state),
+        epoch=int(str(epoch)),
+        ended_at=str(ended_at) if ended_at is not None else None,
+        held_by=str(held_by) if held_by is not None else None,
+    )
     return task

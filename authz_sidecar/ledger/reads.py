@@ -6,7 +6,7 @@ Every read is short, so that no reader holds back the writer's housekeeping. One
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -15,7 +15,7 @@ import orjson
 
 from authz_sidecar.clock import format_time, parse_time
 from authz_sidecar.ledger.filters import QueryFilter, condition
-from authz_sidecar.ledger.projections import REVOCATION_EPOCH, task_document
+from authz_sidecar.ledger.projections import REVOCATION_EPOCH, TASK_STATE, task_document
 from authz_sidecar.ledger.tree import (
     TILE_HEIGHT,
     TILE_WIDTH,
@@ -186,19 +186,44 @@ class LedgerReads:
 
     def load_task(self, task_id: str) -> dict[str, Json] | None:
         """The task document as it stands after the newest record; None when it was never started."""
-        query = "SELECT document, state, epoch, ended_at FROM task WHERE task_id = ?"
-        row = self._read.execute(query, (task_id,)).fetchone()
+        row = self._read.execute(f"SELECT {TASK_STATE} FROM task WHERE task_id = ?", (task_id,)).fetchone()  # noqa: S608 - constant text
         return task_document(row) if row else None
 
-    def open_tasks(self, *, expiring_before: datetime | None = None) -> list[dict[str, Json]]:
-        """Tasks whose recorded state is active or suspended, the next to expire first."""
-        before = format_time(expiring_before) if expiring_before else "~"
-        query = (
-            "SELECT document, state, epoch, ended_at FROM task WHERE state IN ('active', 'suspended')"
-            " AND expires_at < ? ORDER BY expires_at"
-        )
-        documents = (task_document(row) for row in self._read.execute(query, (before,)))
+    def open_tasks(self) -> list[tuple[str, str | None, datetime]]:
+        """Tasks whose recorded state is active or suspended: id, parent's id, when it ends at the latest."""
+        query = """
+            SELECT task_id, parent_id, expires_at FROM task
+            WHERE state IN ('active', 'suspended') AND document IS NOT NULL ORDER BY expires_at
+        """
+        return [(task_id, parent_id, parse_time(end)) for task_id, parent_id, end in self._read.execute(query)]
+
+    def children(self, task_id: str) -> list[dict[str, Json]]:
+        """Tasks delegated from a task, as they stand, the oldest first."""
+        query = f"SELECT {TASK_STATE} FROM task WHERE parent_id = ? ORDER BY first_idx"  # noqa: S608 - constant text
+        documents = (task_document(row) for row in self._read.execute(query, (task_id,)))
         return [document for document in documents if document is not None]
+
+    def list_tasks(
+        self, *, agent: str, states: Sequence[str], now: datetime, before: int | None, limit: int
+    ) -> list[tuple[int, dict[str, Json]]]:
+        """Tasks as they stand, the newest first, each with the index of its first record.
+
+        Args:
+            agent: owner; empty for all.
+            states: as they count at `now`: a task past its deadline is expired whether or not that was recorded. Empty
+                for all.
+            before: only tasks whose first record is older than this index.
+        """
+        state = "CASE WHEN state IN ('active', 'suspended') AND expires_at <= ? THEN 'expired' ELSE state END"
+        wanted = f"{state} IN ({', '.join('?' * len(states))})" if states else "? IS NOT NULL"
+        owner = "agent = ?" if agent else "? = ''"
+        query = f"""
+            SELECT first_idx, {TASK_STATE} FROM task
+            WHERE document IS NOT NULL AND {owner} AND first_idx < ? AND {wanted} ORDER BY first_idx DESC LIMIT ?
+        """  # noqa: S608 - constant text
+        end = self.size if before is None else before
+        rows = self._read.execute(query, (agent, end, format_time(now), *states, limit))
+        return [(row[0], document) for row in rows if (document := task_document(row[1:])) is not None]
 
     def load_session(self, task_id: str) -> dict[str, Json]:
         """What was permitted in a task: `{"calls", "tool_calls": {tool: count}, "max_read"}`."""

@@ -36,6 +36,7 @@ RECORD_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "bundle_activated": ("policy.sha256",),
         "bundle_rejected": (),
         "task_started": (*_TASK_CHANGE, "task.agent", "task.expires_at"),
+        "task_delegated": (*_TASK_CHANGE, "task.agent", "task.parent_id", "task.expires_at"),
         "task_refused": (),
         "task_completed": _TASK_CHANGE,
         "task_suspended": _TASK_CHANGE,

@@ -7,13 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 import orjson
 from cedarpy import Decision, Entities, PolicySet, Schema, is_authorized
 
 from authz_sidecar.documents import Problem
-from authz_sidecar.pdp.request import Query, StartTaskFacts, ToolCallFacts, start_task_query, tool_call_query
+from authz_sidecar.pdp.request import (
+    AgentFacts,
+    Query,
+    StartTaskFacts,
+    ToolCallFacts,
+    start_task_query,
+    tool_call_query,
+)
 from authz_sidecar.pdp.source import Statement
+from authz_sidecar.pdp.task_request import (
+    ChangeAction,
+    ChangeTaskFacts,
+    DelegateTaskFacts,
+    change_task_query,
+    delegate_task_query,
+)
 from authz_sidecar.policy.bundle import Bundle
 from authz_sidecar.policy.catalog import DerivedResource, Tool
 from authz_sidecar.policy.data import Classification
@@ -21,6 +36,7 @@ from authz_sidecar.policy.files import SCHEMA_FILE
 from authz_sidecar.policy.input_schema import Array, InputType, Object
 from authz_sidecar.policy.manifest import Manifest
 from authz_sidecar.strictjson import Json
+from authz_sidecar.task.attenuation import child_of
 from authz_sidecar.task.model import Initiator, Scope, Session, Task, TaskState
 
 _NOW = datetime(2000, 1, 1, tzinfo=UTC)
@@ -34,6 +50,8 @@ def probe_problems(bundle: Bundle, schema: Schema, actions_only: Entities) -> It
     anything = PolicySet.from_str("permit (principal, action, resource);")
     questions = [
         *(start_task_query(bundle, _start(bundle, manifest)) for manifest in (None, *bundle.agents.values())),
+        delegate_task_query(bundle, _delegation(bundle)),
+        *(change_task_query(bundle, _change(bundle, action)) for action in get_args(ChangeAction)),
         *(tool_call_query(bundle, _call(bundle, tool)) for tool in bundle.catalog.tools.values()),
     ]
     statement = Statement(SCHEMA_FILE, bundle.schema, 1, 1)
@@ -101,6 +119,50 @@ def _start(bundle: Bundle, manifest: Manifest | None) -> StartTaskFacts:
         suspended=False,
         drifted=False,
     )
+
+
+def _delegation(bundle: Bundle) -> DelegateTaskFacts:
+    parent = _task(bundle)
+    child = child_of(
+        parent,
+        task_id="sample-child",
+        agent=f"{_AGENT}/child",
+        purpose="sample",
+        scope=parent.scope,
+        now=_NOW,
+        end=parent.expires_at,
+    )
+    return DelegateTaskFacts(
+        now=_NOW,
+        caller=_agent(parent.agent),
+        delegate=_agent(child.agent),
+        identity_method="x509-svid",
+        child=child,
+        parent=parent,
+        parent_chain="active",
+        exceeds=frozenset(),
+        environment="sample",
+        production=False,
+    )
+
+
+def _change(bundle: Bundle, action: ChangeAction) -> ChangeTaskFacts:
+    return ChangeTaskFacts(
+        now=_NOW,
+        action=action,
+        caller=_agent(_AGENT),
+        owner=_agent(_AGENT),
+        identity_method="x509-svid",
+        task=_task(bundle),
+        chain="active",
+        operator=False,
+        environment="sample",
+        production=False,
+    )
+
+
+def _agent(spiffe_id: str) -> AgentFacts:
+    return AgentFacts(agent=spiffe_id, manifest=None, suspended=False, drifted=False)
 
 
 def _call(bundle: Bundle, tool: Tool) -> ToolCallFacts:

@@ -15,9 +15,45 @@ from authz_sidecar.policy.manifest import Manifest
 from authz_sidecar.strictjson import Json
 from authz_sidecar.task.model import Session, Task, TaskState
 
-__all__ = ["Query", "StartTaskFacts", "ToolCallFacts", "start_task_query", "tool_call_query"]
+__all__ = [
+    "AgentFacts",
+    "DelegationFacts",
+    "Query",
+    "StartTaskFacts",
+    "ToolCallFacts",
+    "agents_layer",
+    "datetime_text",
+    "start_task_query",
+    "task_entity",
+    "tool_call_query",
+]
 
 _MILLISECOND = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentFacts:
+    """What is known about an agent: its manifest, None when the bundle has none, and what became of it."""
+
+    agent: str
+    manifest: Manifest | None
+    suspended: bool
+    drifted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DelegationFacts:
+    """What is known about the tasks above a delegated one. The defaults are those of a root task.
+
+    Attributes:
+        state: "active" when all of them are, otherwise the state of the highest one that is not.
+        shrinks: whether no task of the chain has more than its parent, as the classes are ordered now.
+        manifests_cover: whether the manifest of each agent above lists the tool and reaches the data class.
+    """
+
+    state: str = TaskState.ACTIVE.value
+    shrinks: bool = True
+    manifests_cover: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +77,7 @@ class ToolCallFacts:
         input: the checked arguments; required for a tool with `arguments: full`, ignored for `digest`.
         suspended: whether an operator suspended the agent.
         drifted: whether the agent differs from its manifest.
+        delegation: about the tasks above.
     """
 
     now: datetime
@@ -59,6 +96,7 @@ class ToolCallFacts:
     input: dict[str, Json] | None
     suspended: bool
     drifted: bool
+    delegation: DelegationFacts = DelegationFacts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +147,12 @@ def tool_call_query(bundle: Bundle, facts: ToolCallFacts) -> Query:
         "identity_method": facts.identity_method,
         "resource_in_scope": facts.resource_in_scope,
         "declared_resource": resource.source == "declared",
+        "delegation": {
+            "agents": [uid("Agent", hop.agent) for hop in task.delegation],
+            "state": facts.delegation.state,
+            "shrinks": facts.delegation.shrinks,
+            "manifests_cover": facts.delegation.manifests_cover,
+        },
         "missing": missing,
     }
     if tool.arguments == "full" and tool.input is not None and facts.input is not None:
@@ -126,7 +170,7 @@ def tool_call_query(bundle: Bundle, facts: ToolCallFacts) -> Query:
         context=context,
         layers=(
             (*_agent_layer(bundle, facts), *bundle.entities.tools[tool.id]),
-            (_task(task, facts.task_state, ceiling),),
+            (task_entity(task, facts.task_state, ceiling),),
             (_session(task, session),),
             (
                 entity("Resource", resource.id, about, collections),
@@ -154,7 +198,7 @@ def start_task_query(bundle: Bundle, facts: StartTaskFacts) -> Query:
             "identity_method": facts.identity_method,
             "missing": missing,
         },
-        layers=(_agent_layer(bundle, facts), (_task(facts.task, facts.task.state, facts.ceiling_level),)),
+        layers=(_agent_layer(bundle, facts), (task_entity(facts.task, facts.task.state, facts.ceiling_level),)),
     )
 
 
@@ -165,28 +209,45 @@ def datetime_text(moment: datetime) -> str:
 
 
 def _agent_layer(bundle: Bundle, facts: ToolCallFacts | StartTaskFacts) -> tuple[JsonObject, ...]:
-    """The agent with its groups, the environment and the data classes: what seldom changes between calls."""
+    agent = AgentFacts(agent=facts.agent, manifest=facts.manifest, suspended=facts.suspended, drifted=facts.drifted)
+    return agents_layer(bundle, agent, now=facts.now, environment=facts.environment, production=facts.production)
+
+
+def agents_layer(
+    bundle: Bundle, *agents: AgentFacts, now: datetime, environment: str, production: bool
+) -> tuple[JsonObject, ...]:
+    """Agents with their groups, the environment and the data classes: what seldom changes between calls.
+
+    An agent that is named twice counts as named first.
+    """
+    distinct = {facts.agent: facts for facts in reversed(agents)}.values()
+    groups = {name: None for facts in distinct if facts.manifest for name in facts.manifest.sorted_groups}
+    return (
+        *(_agent(bundle, facts, now) for facts in distinct),
+        *(entity("AgentGroup", name) for name in groups),
+        entity("Environment", environment, {"name": environment, "production": production}),
+        *bundle.entities.classes,
+    )
+
+
+def _agent(bundle: Bundle, facts: AgentFacts, now: datetime) -> JsonObject:
     manifest = facts.manifest
     if manifest is not None and manifest is bundle.agents.get(facts.agent):
         of_manifest = bundle.entities.agents[facts.agent]
     else:
         of_manifest = agent_attributes(manifest, bundle.data)
-    groups = [] if manifest is None else manifest.sorted_groups
     attrs: dict[str, Json] = {
         **of_manifest,
-        "review_overdue": manifest is None or manifest.review_overdue(facts.now),
+        "review_overdue": manifest is None or manifest.review_overdue(now),
         "suspended": facts.suspended,
         "drifted": facts.drifted,
     }
-    return (
-        entity("Agent", facts.agent, attrs, [uid("AgentGroup", name) for name in groups]),
-        *(entity("AgentGroup", name) for name in groups),
-        entity("Environment", facts.environment, {"name": facts.environment, "production": facts.production}),
-        *bundle.entities.classes,
-    )
+    groups = [] if manifest is None else manifest.sorted_groups
+    return entity("Agent", facts.agent, attrs, [uid("AgentGroup", name) for name in groups])
 
 
-def _task(task: Task, state: TaskState, ceiling: int | None) -> JsonObject:
+def task_entity(task: Task, state: TaskState, ceiling: int | None) -> JsonObject:
+    """The task, in all the tasks above it. `ceiling`: level of its class, None for one that does not exist."""
     attrs: dict[str, Json] = {
         "id": task.id,
         "agent": uid("Agent", task.agent),
@@ -204,8 +265,7 @@ def _task(task: Task, state: TaskState, ceiling: int | None) -> JsonObject:
         "epoch": task.epoch,
         "depth": task.depth,
     }
-    parents = [uid("Task", task.parent_id)] if task.parent_id is not None else []
-    return entity("Task", task.id, attrs, parents)
+    return entity("Task", task.id, attrs, [uid("Task", hop.task_id) for hop in task.delegation])
 
 
 def _session(task: Task, session: Session) -> JsonObject:

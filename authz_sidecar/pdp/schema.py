@@ -13,6 +13,7 @@ from authz_sidecar.policy.input_schema import Array, InputType, Object
 CALL_TOOL = "call_tool"
 HIGH_RISK = "high_risk"
 START_TASK = "start_task"
+DELEGATE_TASK = "delegate_task"
 PERMISSIONS = ("read", "write", "execute")
 RISKS = ("credential_export", "external_posting", "environment_change")
 
@@ -27,10 +28,11 @@ _CONTEXT = (
     ("identity_method", "String"),
     ("resource_in_scope", "Bool"),
     ("declared_resource", "Bool"),
+    ("delegation", "Delegation"),
     ("missing", "Set<String>"),
 )
 # Context members that refer to an entity, which must be in the store of the same question.
-REFERENCES = ("task", "tool", "environment", "session")
+REFERENCES = ("task", "parent", "tool", "environment", "session")
 _SCALARS = {"string": "String", "integer": "Long", "boolean": "Bool", "number": "decimal"}
 
 

@@ -8,7 +8,18 @@ A pattern is an id in which `*` matches any run of characters, `/` included.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+
+from authz_sidecar.task.pattern import in_scope, matches
+
+__all__ = [
+    "MAX_RESOURCE_CHARS",
+    "SEGMENT_CHARS",
+    "MalformedResource",
+    "check_pattern",
+    "check_resource_id",
+    "in_scope",
+    "matches",
+]
 
 MAX_RESOURCE_CHARS = 512
 
@@ -41,25 +52,3 @@ def check_pattern(text: str) -> str:
     if not _PATTERN.fullmatch(text):
         raise MalformedResource("not a resource pattern; expected a resource id in which `*` matches any characters")
     return text
-
-
-def matches(pattern: str, resource_id: str) -> bool:
-    """Whether the whole id matches. Linear in the id for each `*`; no backtracking."""
-    head, *middle = pattern.split("*")
-    if not middle:
-        return pattern == resource_id
-    tail = middle.pop()
-    position, end = len(head), len(resource_id) - len(tail)
-    if end < position or not resource_id.startswith(head) or not resource_id.endswith(tail):
-        return False
-    for part in middle:
-        found = resource_id.find(part, position, end)
-        if found < 0:
-            return False
-        position = found + len(part)
-    return True
-
-
-def in_scope(patterns: Sequence[str], resource_id: str) -> bool:
-    """Whether any pattern matches. No patterns: nothing is in scope."""
-    return any(matches(pattern, resource_id) for pattern in patterns)

@@ -34,7 +34,7 @@ _OUTCOME: dict[str, common_pb2.Outcome.ValueType] = {
     "approval_required": common_pb2.OUTCOME_APPROVAL_REQUIRED,
 }
 OUTCOME_NAMES = {number: name for name, number in _OUTCOME.items()}
-_STATE: dict[TaskState, common_pb2.TaskState.ValueType] = {
+STATES: dict[TaskState, common_pb2.TaskState.ValueType] = {
     TaskState.ACTIVE: common_pb2.TASK_STATE_ACTIVE,
     TaskState.SUSPENDED: common_pb2.TASK_STATE_SUSPENDED,
     TaskState.COMPLETED: common_pb2.TASK_STATE_COMPLETED,
@@ -157,7 +157,7 @@ def task(value: Task) -> task_pb2.Task:
     return task_pb2.Task(
         task_id=value.id,
         agent=value.agent,
-        state=_STATE[value.state],
+        state=STATES[value.state],
         purpose=value.purpose,
         initiator=common_pb2.Initiator(kind=kind, id=value.initiator.id, verified=value.initiator.verified),
         scope=task_pb2.TaskScope(

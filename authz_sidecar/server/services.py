@@ -13,7 +13,7 @@ from authz_sidecar.engine.commands import CommandLimits, task_reference
 from authz_sidecar.engine.core import Core
 from authz_sidecar.engine.introspect import IntrospectToken
 from authz_sidecar.engine.outcome import ReportOutcome
-from authz_sidecar.engine.tasks import CompleteTask, GetTask, StartTask
+from authz_sidecar.engine.tasks import GetTask, StartTask
 from authz_sidecar.errors import InvalidRequest, RecordNotFound
 from authz_sidecar.identity.subject import Subject
 from authz_sidecar.ledger.filters import QueryFilter
@@ -57,7 +57,6 @@ class Services:
         self._authorize = Authorize(core)
         self._report_outcome = ReportOutcome(core)
         self._start_task = StartTask(core)
-        self._complete_task = CompleteTask(core)
         self._get_task = GetTask(core)
         self._introspect = introspect
         self._roles = roles
@@ -74,7 +73,6 @@ class Services:
             "AuthorizationService/ReportOutcome": self.report_outcome,
             "TaskService/StartTask": self.start_task,
             "TaskService/GetTask": self.get_task,
-            "TaskService/CompleteTask": self.complete_task,
             "TokenService/IntrospectToken": self.introspect_token,
             "TokenService/GetJwks": self.get_jwks,
             "PolicyService/GetPolicyStatus": self.get_policy_status,
@@ -125,17 +123,6 @@ class Services:
         task_id, _ = task_reference(request.task_id)
         any_agent = Role.OPERATOR in self._roles.of(subject)
         return task_pb2.GetTaskResponse(task=convert.task(self._get_task(subject, task_id, any_agent=any_agent)))
-
-    async def complete_task(
-        self, subject: Subject, request: task_pb2.CompleteTaskRequest
-    ) -> task_pb2.CompleteTaskResponse:
-        task_id, summary = task_reference(request.task_id, note_field="summary", note=request.summary)
-        answer = await self._complete_task(subject, task_id, summary)
-        return task_pb2.CompleteTaskResponse(
-            task=convert.task(answer.task),
-            position=convert.position(answer.position),
-            revocation_epoch=answer.revocation_epoch,
-        )
 
     async def introspect_token(
         self, _subject: Subject, request: token_pb2.IntrospectTokenRequest

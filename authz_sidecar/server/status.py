@@ -25,6 +25,7 @@ STATUS: Mapping[type[errors.SidecarError], grpc.StatusCode] = MappingProxyType(
         errors.RecordNotFound: grpc.StatusCode.NOT_FOUND,
         errors.RequestIdReused: grpc.StatusCode.ALREADY_EXISTS,
         errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+        errors.TaskChangeRefused: grpc.StatusCode.PERMISSION_DENIED,
         errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
         errors.RoleRequired: grpc.StatusCode.PERMISSION_DENIED,
         errors.Unavailable: grpc.StatusCode.UNAVAILABLE,

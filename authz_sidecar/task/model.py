@@ -30,13 +30,27 @@ class TaskEvent(StrEnum):
     EXPIRE = "expire"
 
 
+class Hold(StrEnum):
+    """Who suspended a task, lowest rank first. A higher one takes a suspension over from a lower one.
+
+    `PARENT` is a suspension that came down from the parent task, and goes with it.
+    """
+
+    PARENT = "parent"
+    AGENT = "agent"
+    DELEGATOR = "delegator"
+    OPERATOR = "operator"
+
+
 # INVARIANT: a state with no outgoing row is final. Completed, cancelled and expired are final.
+# Suspending what is suspended changes nothing but who holds it, see `Task.after`.
 TRANSITIONS: Mapping[tuple[TaskState, TaskEvent], TaskState] = MappingProxyType(
     {
         (TaskState.ACTIVE, TaskEvent.SUSPEND): TaskState.SUSPENDED,
         (TaskState.ACTIVE, TaskEvent.COMPLETE): TaskState.COMPLETED,
         (TaskState.ACTIVE, TaskEvent.CANCEL): TaskState.CANCELLED,
         (TaskState.ACTIVE, TaskEvent.EXPIRE): TaskState.EXPIRED,
+        (TaskState.SUSPENDED, TaskEvent.SUSPEND): TaskState.SUSPENDED,
         (TaskState.SUSPENDED, TaskEvent.RESUME): TaskState.ACTIVE,
         (TaskState.SUSPENDED, TaskEvent.COMPLETE): TaskState.COMPLETED,
         (TaskState.SUSPENDED, TaskEvent.CANCEL): TaskState.CANCELLED,
@@ -74,11 +88,22 @@ class Scope:
     ceiling: str
 
 
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One task above a delegated one: its id, the agent that delegated, and its distance from the root task."""
+
+    task_id: str
+    agent: str
+    depth: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One task. `agent` is the SPIFFE ID of its owner; times are aware UTC.
 
     `epoch` counts from 1 and rises with every resumption: a token of an earlier epoch died with the suspension.
+    `held_by` says who suspended it, None unless it is suspended. `delegation` are the tasks above it, the root first,
+    the parent last; written when the task is made and never changed.
     """
 
     id: str
@@ -92,8 +117,15 @@ class Task:
     state: TaskState = TaskState.ACTIVE
     epoch: int = 1
     ended_at: datetime | None = None
+    held_by: Hold | None = None
     parent_id: str | None = None
     depth: int = 0
+    delegation: tuple[Hop, ...] = ()
+
+    @property
+    def hop(self) -> Hop:
+        """This task as its descendants name it."""
+        return Hop(self.id, self.agent, self.depth)
 
     def state_at(self, now: datetime) -> TaskState:
         """The state as it counts at `now`: a task past its deadline is expired whether or not that was recorded yet."""
@@ -101,30 +133,40 @@ class Task:
             return TaskState.EXPIRED
         return self.state
 
-    def after(self, event: TaskEvent, now: datetime) -> Task:
+    def after(self, event: TaskEvent, now: datetime, *, by: Hold = Hold.AGENT) -> Task:
         """The task after `event`.
 
         An expiry takes effect at the deadline, however much later it is noticed: that is its `ended_at`. Every other
         event takes effect at `now`.
 
+        Args:
+            by: who suspends it. Of no meaning for other events: who may do what is policy.
+
         Raises TaskNotActive when the state at `now` does not admit the event: the task has ended, its deadline has
-        passed (or, for an expiry, has not), or it is not suspended and should resume.
+        passed (or, for an expiry, has not), it is not suspended and should resume, or it is already suspended by
+        somebody of the same or a higher rank.
         """
         state = self.state_at(now)
         if event is TaskEvent.EXPIRE:
             # The deadline has passed and the stored state still admits it: only the record of the expiry is missing.
             if state is not TaskState.EXPIRED or self.state is TaskState.EXPIRED:
                 raise TaskNotActive(f"task `{self.id}` is {state.value}; it cannot {event.value}")
-            return replace(self, state=TaskState.EXPIRED, ended_at=self.expires_at)
+            return replace(self, state=TaskState.EXPIRED, ended_at=self.expires_at, held_by=None)
         successor = TRANSITIONS.get((state, event))
-        if successor is None:
+        if successor is None or (successor is TaskState.SUSPENDED and not _outranks(by, self.held_by)):
             raise TaskNotActive(f"task `{self.id}` is {state.value}; it cannot {event.value}")
         return replace(
             self,
             state=successor,
             epoch=self.epoch + (event is TaskEvent.RESUME),
             ended_at=now if is_final(successor) else None,
+            held_by=by if successor is TaskState.SUSPENDED else None,
         )
+
+
+def _outranks(hold: Hold, held: Hold | None) -> bool:
+    ranks = list(Hold)
+    return held is None or ranks.index(hold) > ranks.index(held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +209,25 @@ def task_to_json(task: Task) -> dict[str, Json]:
         "state": task.state.value,
         "epoch": task.epoch,
         "ended_at": format_time(task.ended_at) if task.ended_at else None,
+        "held_by": task.held_by.value if task.held_by else None,
         "parent_id": task.parent_id,
         "depth": task.depth,
+        "delegation": delegation_to_json(task.delegation),
     }
+
+
+def delegation_to_json(delegation: tuple[Hop, ...]) -> list[Json]:
+    """A chain as it stands in records, the root first."""
+    return [{"task_id": hop.task_id, "agent": hop.agent, "depth": hop.depth} for hop in delegation]
+
+
+def _delegation_from_json(value: Json) -> tuple[Hop, ...]:
+    hops = value if isinstance(value, list) else [value]
+    if not all(isinstance(hop, dict) for hop in hops):
+        raise TypeError("task document has the wrong shape")
+    return tuple(
+        Hop(str(hop["task_id"]), str(hop["agent"]), int(str(hop["depth"]))) for hop in hops if isinstance(hop, dict)
+    )
 
 
 def task_from_json(doc: Mapping[str, Json]) -> Task:
@@ -178,7 +236,7 @@ def task_from_json(doc: Mapping[str, Json]) -> Task:
     tools, resources = doc["tools"], doc["resources"]
     if not isinstance(initiator, dict) or not isinstance(tools, list) or not isinstance(resources, list):
         raise TypeError("task document has the wrong shape")
-    ended_at = doc["ended_at"]
+    ended_at, held_by = doc["ended_at"], doc["held_by"]
     return Task(
         id=str(doc["id"]),
         agent=str(doc["agent"]),
@@ -199,8 +257,10 @@ def task_from_json(doc: Mapping[str, Json]) -> Task:
         state=TaskState(str(doc["state"])),
         epoch=int(str(doc["epoch"])),
         ended_at=parse_time(str(ended_at)) if ended_at is not None else None,
+        held_by=Hold(str(held_by)) if held_by is not None else None,
         parent_id=str(doc["parent_id"]) if doc["parent_id"] is not None else None,
         depth=int(str(doc["depth"])),
+        delegation=_delegation_from_json(doc["delegation"]),
     )
 
 

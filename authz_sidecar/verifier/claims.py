@@ -21,6 +21,8 @@ TOOL_CALL_TYPE = "urn:x-authz-sidecar:tool-call"
 DECISION_CLAIM = "urn:x-authz-sidecar:decision"
 MAX_LIFETIME_SECONDS = LONGEST_LIFE_SECONDS
 MAX_LEEWAY_SECONDS = 30
+# Actors nested in the outermost `act`. A deeper chain is refused, never cut short.
+MAX_DELEGATIONS = 4
 _DETAIL_MEMBERS = frozenset({"type", "locations", "actions", "identifier", "arguments_sha256"})
 
 
@@ -40,7 +42,8 @@ class VerifiedToken:
         issued_at, expires_at: aware UTC. The verifier's leeway is not part of `expires_at`.
         tool, resource, arguments_sha256: the call that was permitted; the digest in lower-case hex.
         decision_id, policy_sha256: the recorded decision behind the token, for your own log.
-        claims: what was signed, read-only at the top level. Prior actors nested in `act` are information only.
+        delegators: agents behind the acting one, the nearest first, from `act`. Information only: they decide nothing.
+        claims: what was signed, read-only at the top level.
     """
 
     issuer: str
@@ -60,6 +63,7 @@ class VerifiedToken:
     arguments_sha256: str
     decision_id: str
     policy_sha256: str
+    delegators: tuple[str, ...]
     claims: Mapping[str, Json]
 
 
@@ -82,7 +86,7 @@ def check_claims(claims: Mapping[str, Json], *, kid: str, expected: Expected, at
     issued_at, expires_at = check_times(claims, at=at, leeway=expected.leeway)
     _check_parties(claims, expected)
     check_confirmation(claims, expected.presenter)
-    client_id = _check_actor(claims, expected.presenter)
+    client_id, delegators = _check_actor(claims, expected.presenter)
     detail = _check_call(claims, expected)
     decision = _object(claims, DECISION_CLAIM)
     return VerifiedToken(
@@ -103,6 +107,7 @@ def check_claims(claims: Mapping[str, Json], *, kid: str, expected: Expected, at
         arguments_sha256=expected.call.arguments_sha256,
         decision_id=_text(decision, "id"),
         policy_sha256=_text(decision, "policy_sha256"),
+        delegators=delegators,
         claims=MappingProxyType(dict(claims)),
     )
 
@@ -144,16 +149,29 @@ def _check_parties(claims: Mapping[str, Json], expected: Expected) -> None:
         raise TokenRejected(Reason.WRONG_AUDIENCE, f"`aud`: expected exactly the string `{expected.audience}`")
 
 
-def _check_actor(claims: Mapping[str, Json], presenter: Presenter) -> str:
-    """Step 8: the SPIFFE ID of the acting agent. Only the outermost `act` counts (RFC 8693 section 4.1)."""
+def _check_actor(claims: Mapping[str, Json], presenter: Presenter) -> tuple[str, tuple[str, ...]]:
+    """Step 8: the SPIFFE ID of the acting agent, and who is behind it.
+
+    Only the outermost `act` decides (RFC 8693 section 4.1), but a chain that is not one refuses the token: nobody
+    appears twice, the subject included, and it ends within `MAX_DELEGATIONS`.
+    """
     client_id, subject = _text(claims, "client_id"), _text(claims, "sub")
     if presenter.spiffe_id is not None and client_id != presenter.spiffe_id:
         raise TokenRejected(Reason.WRONG_PRESENTER, "`client_id`: the token was issued to another workload")
-    if subject != client_id or "act" in claims:
-        actor = _object(claims, "act").get("sub")
-        if actor != client_id:
-            raise TokenRejected(Reason.INVALID_CLAIM, "`act`: expected its `sub` to be `client_id`")
-    return client_id
+    if subject == client_id and "act" not in claims:
+        return client_id, ()
+    actors: list[str] = []
+    members: Mapping[str, Json] = claims
+    while "act" in members or not actors:
+        if len(actors) > MAX_DELEGATIONS:
+            raise TokenRejected(Reason.INVALID_CLAIM, f"`act`: nested deeper than {MAX_DELEGATIONS}")
+        members = _object(members, "act")
+        actors.append(_text(members, "sub"))
+    if actors[0] != client_id:
+        raise TokenRejected(Reason.INVALID_CLAIM, "`act`: expected its `sub` to be `client_id`")
+    if len({subject, *actors}) <= len(actors):
+        raise TokenRejected(Reason.INVALID_CLAIM, "`act`: a party appears twice in the chain")
+    return client_id, tuple(actors[1:])
 
 
 def _check_call(claims: Mapping[str, Json], expected: Expected) -> str:

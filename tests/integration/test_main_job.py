@@ -357,7 +357,6 @@ def test_a_caller_without_the_role_is_refused_by_name(made, sidecar, name, call)
 @pytest.mark.parametrize(
     "call",
     [
-        lambda c: c.tasks.SuspendTask(task_pb2.SuspendTaskRequest(task_id="x"), timeout=20),
         lambda c: c.authorization.AuthorizeBatch(authorization_pb2.AuthorizeBatchRequest(), timeout=20),
     ],
 )

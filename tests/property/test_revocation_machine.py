@@ -7,7 +7,6 @@ reconnections, says the same as introspection.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import shutil
 import tempfile
 from collections.abc import Coroutine
@@ -30,7 +29,7 @@ from authz_sidecar.pdp.verdict import Permit
 from authz_sidecar.revoked import EVERY_AGENT, RevokedSet
 from authz_sidecar.token.keys import KeyRing, SigningKey
 from authz_sidecar.verifier import Presenter, Reason, TokenRejected, TokenVerifier
-from tests.support.engine import ISSUER, READ, Engine, engine, subject
+from tests.support.engine import ISSUER, READ, Engine, Lasting, engine, subject
 from tests.support.ledger import SIGNER, Clock
 from tests.support.policy_bundle import agent_id
 
@@ -90,8 +89,7 @@ class Revocation(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.directory = Path(tempfile.mkdtemp(prefix="az-", dir="/tmp"))
         self.clock = Clock()
-        self.keyring = KeyRing(KEY)
-        self.serial = itertools.count(1)
+        self.lasting = Lasting(clock=self.clock, keyring=KeyRing(KEY))
         self.tokens: list[Granted] = []
         self.tasks: list[tuple[str, str]] = []
         self.suspended: set[str] = set()
@@ -103,7 +101,7 @@ class Revocation(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.stack = AsyncExitStack()
-        opened = engine(self.directory / "l", clock=self.clock, keyring=self.keyring, serial=self.serial)
+        opened = engine(self.directory / "l", lasting=self.lasting)
         self.engine: Engine = self.run(self.stack.enter_async_context(opened))
         core = self.engine.core
         self.revoke = RevokeToken(core)
@@ -254,7 +252,7 @@ class Revocation(RuleBasedStateMachine):
         verifier = TokenVerifier(
             issuer=ISSUER,
             audience=token.audience,
-            keys=self.keyring.public_keys,
+            keys=self.lasting.keyring.public_keys,
             leeway=0,
             revocation=self.follower.revoked.covers,
             now=self.clock,

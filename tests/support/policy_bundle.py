@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 
 from authz_sidecar.pdp.compile import compile_bundle
 from authz_sidecar.pdp.evaluate import Pdp
-from authz_sidecar.pdp.request import StartTaskFacts, ToolCallFacts
+from authz_sidecar.pdp.request import AgentFacts, DelegationFacts, StartTaskFacts, ToolCallFacts
+from authz_sidecar.pdp.task_request import ChangeAction, ChangeTaskFacts, DelegateTaskFacts
 from authz_sidecar.policy.bundle import Bundle, BundleFiles, read_bundle
 from authz_sidecar.policy.catalog import check_arguments, derive_resource
 from authz_sidecar.policy.manifest import Manifest
 from authz_sidecar.policy.pattern import in_scope
 from authz_sidecar.strictjson import Json
-from authz_sidecar.task.model import Initiator, Scope, Session, Task, TaskState
+from authz_sidecar.task.attenuation import Excess, child_of
+from authz_sidecar.task.model import Hold, Hop, Initiator, Scope, Session, Task, TaskState
 
 STARTER = Path(__file__).parents[2] / "policies"
 NOW = datetime(2027, 3, 1, 12, 0, tzinfo=UTC)
@@ -76,13 +78,32 @@ class Given:
     tool_calls: int = 0
     max_read: int = 0
     days_later: int = 0
+    # Above the task, and what is asked about it.
+    above_state: str = "active"
+    shrinks: bool = True
+    manifests_cover: bool = True
+    to: str = "analyst"
+    exceeds: tuple[str, ...] = ()
+    delegate_suspended: bool = False
+    delegate_drifted: bool = False
+    delegate_manifest: str = "approved"
+    caller: str = ""
+    operator: bool = False
+    above: tuple[str, ...] = ()
+    held_by: str = ""
 
 
 def manifest_for(bundle: Bundle, agent: str, given: Given) -> Manifest | None:
+    return _manifest(bundle, agent, given.manifest)
+
+
+def _manifest(bundle: Bundle, agent: str, kind: str) -> Manifest | None:
     found = bundle.agents.get(agent_id(agent))
-    if found is None or given.manifest == "none":
+    if found is None or kind == "none":
         return None
-    if given.manifest == "draft":
+    if kind == "elsewhere":
+        return found.model_copy(update={"environments": ["elsewhere"]})
+    if kind == "draft":
         return found.model_copy(update={"status": "draft", "approved_by": "", "approved_at": None})
     return found
 
@@ -100,6 +121,9 @@ def task_for(bundle: Bundle, agent: str, given: Given) -> Task:
         environment=given.task_environment or given.environment,
         started_at=started,
         expires_at=started + given.ttl,
+        state=TaskState(given.state),
+        held_by=Hold(given.held_by) if given.held_by else None,
+        delegation=tuple(Hop(f"above-{depth}", agent_id(name), depth) for depth, name in enumerate(given.above)),
     )
 
 
@@ -138,6 +162,9 @@ def call_facts(
         input=arguments,
         suspended=given.suspended,
         drifted=given.drifted,
+        delegation=DelegationFacts(
+            state=given.above_state, shrinks=given.shrinks, manifests_cover=given.manifests_cover
+        ),
     )
 
 
@@ -156,4 +183,71 @@ def start_facts(bundle: Bundle, agent: str = "support", given: Given | None = No
         ttl=given.ttl,
         suspended=given.suspended,
         drifted=given.drifted,
+    )
+
+
+def delegate_facts(bundle: Bundle, agent: str = "support", given: Given | None = None) -> DelegateTaskFacts:
+    """The agent gives `given.tools`, or all of the delegate's that it has itself, to `given.to`."""
+    given = given or Given()
+    parent = replace(task_for(bundle, agent, replace(given, tools=None)), state=TaskState(given.state))
+    delegate = bundle.agents.get(agent_id(given.to))
+    shared = parent.scope.tools & set(delegate.tools if delegate else ())
+    child = child_of(
+        parent,
+        task_id="task-2",
+        agent=agent_id(given.to),
+        purpose="look it up",
+        scope=replace(parent.scope, tools=frozenset(given.tools) if given.tools is not None else shared),
+        now=parent.started_at,
+        end=parent.expires_at,
+    )
+    return DelegateTaskFacts(
+        now=parent.started_at,
+        caller=AgentFacts(
+            agent=agent_id(given.caller or agent),
+            manifest=manifest_for(bundle, given.caller or agent, given),
+            suspended=given.suspended,
+            drifted=given.drifted,
+        ),
+        delegate=AgentFacts(
+            agent=agent_id(given.to),
+            manifest=_manifest(bundle, given.to, given.delegate_manifest),
+            suspended=given.delegate_suspended,
+            drifted=given.delegate_drifted,
+        ),
+        identity_method="x509-svid",
+        child=child,
+        parent=parent,
+        parent_chain=given.above_state,
+        exceeds=frozenset(map(Excess, given.exceeds)),
+        environment=given.environment,
+        production=given.production,
+    )
+
+
+def change_facts(
+    bundle: Bundle, action: ChangeAction, agent: str = "support", given: Given | None = None
+) -> ChangeTaskFacts:
+    """`given.caller`, or the agent itself, changes the state of the agent's task."""
+    given = given or Given()
+    caller = given.caller or agent
+    task = task_for(bundle, agent, given)
+    return ChangeTaskFacts(
+        now=task.started_at,
+        action=action,
+        caller=AgentFacts(
+            agent=agent_id(caller),
+            manifest=manifest_for(bundle, caller, given),
+            suspended=given.suspended,
+            drifted=given.drifted,
+        ),
+        owner=AgentFacts(
+            agent=agent_id(agent), manifest=manifest_for(bundle, agent, given), suspended=False, drifted=False
+        ),
+        identity_method="x509-svid",
+        task=task,
+        chain=given.above_state,
+        operator=given.operator,
+        environment=given.environment,
+        production=given.production,
     )

@@ -244,6 +244,9 @@ class Caller:
         assert response.outcome == common_pb2.OUTCOME_PERMIT, response
         return response.task.task_id
 
+    def delegate(self, parent_id: str, **changes: object) -> task_pb2.DelegateTaskResponse:
+        return self.tasks.DelegateTask(delegate(parent_id, **changes), timeout=20)
+
     def authorize(self, task_id: str, **changes: object) -> authorization_pb2.AuthorizeResponse:
         return self.authorization.Authorize(authorize(task_id, **changes), timeout=20)
 
@@ -273,6 +276,23 @@ def start_task(
         purpose="answer a ticket",
         objective="find the customer's address",
         initiator=common_pb2.Initiator(kind=common_pb2.INITIATOR_KIND_HUMAN, id="maria"),
+        scope=task_pb2.TaskScope(tools=tools, resources=resources, ceiling=ceiling),
+        **changes,
+    )
+    if ttl:
+        request.ttl.FromSeconds(ttl)
+    return request
+
+
+def delegate(
+    parent_id: str, *, agent: str = "analyst", tools: Sequence[str] = (READ,), resources: Sequence[str] = ("crm:*",),
+    ceiling: str = "internal", ttl: int = 0, request_id: str = "", **changes: object,
+) -> task_pb2.DelegateTaskRequest:  # fmt: skip
+    request = task_pb2.DelegateTaskRequest(
+        request_id=request_id or secrets.token_hex(8),
+        parent_task_id=parent_id,
+        agent=agent if "/" in agent else f"spiffe://example.org/agent/{agent}",
+        purpose="look up the address",
         scope=task_pb2.TaskScope(tools=tools, resources=resources, ceiling=ceiling),
         **changes,
     )

@@ -202,14 +202,13 @@ async def test_reads_answer_from_the_entries(tmp_path: Path) -> None:
     assert [entry.index for entry in ledger.outcomes("d-1")] == [4]
     assert (ledger.is_void("d-1"), ledger.is_void("d-2")) == (False, True)
     assert ledger.revocation_epoch == 0
-    assert [task["id"] for task in ledger.open_tasks()] == ["t"]
+    assert [task_id for task_id, _, _ in ledger.open_tasks()] == ["t"]
 
     await ledger.append(task_changed("t", "suspended"))
     assert (ledger.load_task("t") or {})["state"] == "suspended"
     await ledger.append(task_changed("t", "resumed", epoch=2))
     assert ledger.revocation_epoch == 1
-    assert [task["epoch"] for task in ledger.open_tasks(expiring_before=START + timedelta(hours=2))] == [2]
-    assert ledger.open_tasks(expiring_before=START + timedelta(hours=1)) == []
+    assert ledger.open_tasks() == [("t", None, START + timedelta(hours=1))]
     await ledger.append(task_changed("t", "completed", epoch=2))
     assert ledger.open_tasks() == []
     assert ledger.revocation_epoch == 2

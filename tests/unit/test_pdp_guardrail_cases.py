@@ -17,8 +17,18 @@ from authz_sidecar.pdp.evaluate import Pdp
 from authz_sidecar.pdp.query import Query
 from authz_sidecar.pdp.request import start_task_query, tool_call_query
 from authz_sidecar.pdp.source import split
+from authz_sidecar.pdp.task_request import ChangeAction, change_task_query, delegate_task_query
 from authz_sidecar.pdp.verdict import ApprovalRequired, Deny, Permit, Verdict
-from tests.support.policy_bundle import Given, call_facts, edited, start_facts, starter_pdp, starter_text
+from tests.support.policy_bundle import (
+    Given,
+    call_facts,
+    change_facts,
+    delegate_facts,
+    edited,
+    start_facts,
+    starter_pdp,
+    starter_text,
+)
 
 CASES = Path(__file__).parents[1] / "cases" / "guardrails.yaml"
 
@@ -35,6 +45,8 @@ class Case(DocumentModel):
     name: str
     agent: str
     start: bool = False
+    delegate: bool = False
+    change: ChangeAction | None = None
     tool: str = ""
     arguments: dict[str, Any] | None = None
     declared: str | None = None
@@ -53,6 +65,10 @@ class Case(DocumentModel):
         given = Given(**values)
         if self.start:
             return start_task_query(pdp.bundle, start_facts(pdp.bundle, self.agent, given))
+        if self.delegate:
+            return delegate_task_query(pdp.bundle, delegate_facts(pdp.bundle, self.agent, given))
+        if self.change is not None:
+            return change_task_query(pdp.bundle, change_facts(pdp.bundle, self.change, self.agent, given))
         facts = call_facts(pdp.bundle, self.agent, self.tool, self.arguments, declared=self.declared, given=given)
         return tool_call_query(pdp.bundle, facts)
 
