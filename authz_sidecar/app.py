@@ -300,7 +300,7 @@ class Sidecar:
 
         async def stop() -> None:
             await healthy.enter_graceful_shutdown()
-            streams.drain()
+            await streams.drain(_GRACE_SECONDS)
             await server.stop(_GRACE_SECONDS)
 
         stack.push_async_callback(stop)
