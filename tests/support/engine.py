@@ -98,7 +98,7 @@ async def engine(
             authorize=Authorize(core),
             start_task=StartTask(core),
             complete_task=CompleteTask(core),
-            introspect=IntrospectToken(core, IssuedTokens(keyring, ISSUER, now=clock).read),
+            introspect=IntrospectToken(core, IssuedTokens(keyring, ISSUER, now=core.record_time).read),
         )
     finally:
         await ledger.close()
