@@ -160,7 +160,7 @@ class Sidecar:
         stack.push_async_callback(core.voids.written, config.ledger.append_deadline.total_seconds())
         self._revocations = core.revocations
         self._signing_kid = keyring.active.kid
-        issued = IssuedTokens(keyring, config.token.issuer, now=system_now, key_revoked=self._key_revoked)
+        issued = IssuedTokens(keyring, config.token.issuer, now=core.record_time, key_revoked=self._key_revoked)
         shared = _Shared(
             roles=_roles(config),
             jwks=lambda: keyring.jwks(without=core.revocations.revoked_keys),
@@ -350,8 +350,8 @@ class Sidecar:
 
         async def stop() -> None:
             await healthy.enter_graceful_shutdown()
-            streams.drain()
             feed.close()
+            await streams.drain(_GRACE_SECONDS)
             await server.stop(_GRACE_SECONDS)
 
         stack.push_async_callback(stop)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from time import perf_counter
 
 import grpc
@@ -18,6 +19,9 @@ from authz_sidecar.server import status
 from authz_sidecar.server.identify import Context, IdentifyNow
 from authz_sidecar.server.rpc import Guard, Method
 from authz_sidecar.v1 import authorization_pb2
+
+# For the end of a stream to reach its client.
+_LINGER_SECONDS = 0.25
 
 Decide = Callable[[Subject, authorization_pb2.AuthorizeRequest], Awaitable[authorization_pb2.AuthorizeResponse]]
 
@@ -31,12 +35,22 @@ class AuthorizeStream:
         self._limit = window
         self._open: set[_Stream] = set()
         self._draining = False
+        self._all_ended = asyncio.Event()
 
-    def drain(self) -> None:
-        """Stop reading from all streams. Clients reconnect, to whoever serves the endpoint then."""
+    async def drain(self, timeout_seconds: float) -> None:
+        """Stop reading from all streams, and let each end after its answers. Clients reconnect to whoever serves then.
+
+        Returns a moment after the last one ended, or at the timeout. Without that moment the connection would be closed
+        under clients that still send, who then lose answers that have reached them.
+        """
         self._draining = True
+        if not self._open:
+            return
         for stream in self._open:
             stream.stop_reading()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._all_ended.wait(), timeout_seconds)
+        await asyncio.sleep(_LINGER_SECONDS)
 
     async def __call__(self, guard: Guard, method: Method, context: Context) -> None:
         caller = guard.identify.caller(context)
@@ -48,6 +62,8 @@ class AuthorizeStream:
                 await stream.serve()
         finally:
             self._open.discard(stream)
+            if self._draining and not self._open:
+                self._all_ended.set()
 
 
 class _Stream:

@@ -144,7 +144,7 @@ class Revocation(RuleBasedStateMachine):
 
     @rule()
     def an_unknown_token_is_revoked(self) -> None:
-        self.run(self.revoke(OPERATOR, revoke_command("jti", f"nobody-{next(self.serial)}", ""), any_agent=True))
+        self.run(self.revoke(OPERATOR, revoke_command("jti", f"nobody-{self.lasting.new_id()}", ""), any_agent=True))
 
     @rule(which=st.integers(0, 3), kind=st.sampled_from(["task_id", "agent"]))
     def everything_so_far_is_revoked(self, which: int, kind: str) -> None:

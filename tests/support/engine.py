@@ -164,7 +164,9 @@ async def engine(
             get_task=GetTask(core),
             list_tasks=ListTasks(core),
             expiry=ExpireTasks(core),
-            introspect=IntrospectToken(core, IssuedTokens(keyring, ISSUER, now=clock, key_revoked=key_revoked).read),
+            introspect=IntrospectToken(
+                core, IssuedTokens(keyring, ISSUER, now=core.record_time, key_revoked=key_revoked).read
+            ),
         )
     finally:
         await ledger.close()
