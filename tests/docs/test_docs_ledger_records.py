@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from authz_sidecar.client import Client, Initiator, SvidFiles, TaskRefused
-from authz_sidecar.engine import records
+from authz_sidecar.engine import outcome_records, records
+from authz_sidecar.engine.recall import decision_from_record
 from authz_sidecar.identity.spiffe_id import SpiffeId
 from authz_sidecar.identity.subject import Subject
 from authz_sidecar.ledger.note import Signer
@@ -31,6 +32,13 @@ from tests.support.scratch import Scratch, scratch
 PAGE = page("docs/ledger-records.md")
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+SUBJECT = Subject(
+    spiffe_id=SpiffeId.parse_workload("spiffe://example.org/agent/support"),
+    method="x509-svid",
+    credential_sha256="0" * 64,
+    not_after=NOW + timedelta(hours=1),
+    x5t_s256="0" * 43,
+)
 # Members whose own members are data, not a shape.
 OPEN = {"session.tool_calls", "token.cnf", "task.initiator"}
 LIKE = {
@@ -85,8 +93,11 @@ def test_the_members_of_real_records_are_those_on_the_page(tmp_path: Path) -> No
         collect(samples, place.dev / "ledger")
     asyncio.run(step_back(tmp_path))
     collect(samples, tmp_path)
-    for record in made_up():
-        samples[record.type].append((record.body, record.payload))
+    for record in (*made_up(), *about(samples["decision"])):
+        # What the store adds.
+        payload = {**record.payload, "salt": ""} if record.payload is not None else None
+        commitment = {"payload": {"sha256": "", "size": 0}} if payload is not None else {}
+        samples[record.type].append(({**record.body, **commitment}, payload))
 
     assert set(samples) == set(RECORD_TYPES)
     for record_type, found in samples.items():
@@ -125,10 +136,37 @@ def live(place: Scratch) -> None:
     place.background = None
     place.serve()
     with Client(f"unix:{place.dev}/run/authz.sock", svid=files) as client:
+        jti = place.run(
+            "authz-sidecar audit query --ledger dev/ledger --type decision --outcome permit -o json"
+        ).splitlines()[0]
+        place.values["JTI"] = json.loads(jti)["record"]["token"]["jti"]
+        for target in ("--jti JTI", f"--task {task.id}"):
+            place.run(f"authz-sidecar token revoke {target} --reason leaked --config dev/config.yaml --as operator")
+        for change in ("suspend", "resume"):
+            agent = "spiffe://example.org/agent/support"
+            place.run(f"authz-sidecar agent {change} {agent} --reason test --config dev/config.yaml --as operator")
         client.get_task(task.id).complete("a summary")
     place.stop()
     (place.dev / "policies" / "rules" / "broken.cedar").write_text("permit(\n")
     place.run("authz-sidecar serve --config dev/config.yaml", code=3)
+
+
+def about(decisions: list[tuple[Mapping[str, Any], Mapping[str, Any] | None]]) -> Iterator[Record]:
+    """What needs patience or a tool server: records about a permit of the history."""
+    permit = decision_from_record(next(body for body, _ in decisions if body["outcome"] == "permit"))
+    yield outcome_records.outcome_missing(record_id="m", now=NOW, decision=permit, decision_index=1)
+    digest = "0" * 64
+    yield outcome_records.receipt(
+        record_id="c",
+        now=NOW,
+        subject=SUBJECT,
+        decision=permit,
+        decision_index=1,
+        claims={"status": "success", "arguments_sha256": digest, "result_sha256": None, "executed_at": 1},
+        signature={"kid": "k", "source": "svid", "jwk": {}},
+        contradictions=(),
+        jws="a.b.c",
+    )
 
 
 def collect(samples: Samples, ledger: Path) -> None:
@@ -152,14 +190,7 @@ async def step_back(directory: Path) -> None:
 
 def made_up() -> Iterator[Record]:
     """What needs a slow disk, or what nothing writes yet."""
-    numbers = itertools.count()
-    subject = Subject(
-        spiffe_id=SpiffeId.parse_workload("spiffe://example.org/agent/support"),
-        method="x509-svid",
-        credential_sha256="0" * 64,
-        not_after=NOW + timedelta(hours=1),
-        x5t_s256="0" * 43,
-    )
+    numbers, subject = itertools.count(), SUBJECT
     yield records.grant_void(
         record_id="v", now=NOW, subject=subject, task_id="t", decision_id="d", index=1, reason="task_ended"
     )
