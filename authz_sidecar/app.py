@@ -155,7 +155,7 @@ class Sidecar:
         stack.push_async_callback(core.voids.written, config.ledger.append_deadline.total_seconds())
         self._revocations = core.revocations
         self._signing_kid = keyring.active.kid
-        issued = IssuedTokens(keyring, config.token.issuer, now=system_now, key_revoked=self._key_revoked)
+        issued = IssuedTokens(keyring, config.token.issuer, now=core.record_time, key_revoked=self._key_revoked)
         shared = _Shared(
             roles=_roles(config),
             jwks=lambda: keyring.jwks(without=core.revocations.revoked_keys),
@@ -207,6 +207,7 @@ class Sidecar:
             new_salt=lambda: self._random.take(16),
             options=LedgerOptions(max_queued=settings.max_queued),
             on_poison=poisoned,
+            on_commit=self._metrics.observe_commit,
         )
 
     async def _record(self, record_type: str, *, payload: dict[str, Json] | None = None, **members: Json) -> None:
@@ -226,7 +227,7 @@ class Sidecar:
             pdp = compile_bundle(files)
         except BundleRejected as error:
             await self._record(
-                "bundle_rejected", policy={"sha256": files.digest}, problems=[str(p) for p in error.problems[:20]]
+                "bundle_rejected", policy={"sha256": files.digest}, problems=[str(p)[:300] for p in error.problems[:20]]
             )
             raise
         await self._record(
@@ -343,8 +344,8 @@ class Sidecar:
 
         async def stop() -> None:
             await healthy.enter_graceful_shutdown()
-            streams.drain()
             feed.close()
+            await streams.drain(_GRACE_SECONDS)
             await server.stop(_GRACE_SECONDS)
 
         stack.push_async_callback(stop)

@@ -24,7 +24,8 @@ class ApprovalPending(AuthzError):
     """A human has to approve this exact call first; ask again afterwards."""
 
     def __init__(self, decision: ApprovalRequired) -> None:
-        super().__init__(f"`{decision.tool}` waits for approval `{decision.approval_id}`: {_why(decision)}")
+        waits = f"waits for approval `{decision.approval_id}`" if decision.approval_id else "needs a human's approval"
+        super().__init__(f"`{decision.tool}` {waits}: {_why(decision)}")
         self.decision = decision
 
 

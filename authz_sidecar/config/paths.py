@@ -18,9 +18,9 @@ from authz_sidecar.documents import KeyPath
 
 def unusable_paths(config: Tree) -> Iterator[Finding]:
     """Where, what is wrong with the path, and the remedy."""
-    if config.identity.svid is not None:
-        yield from _check(("identity", "svid", "certificate"), config.identity.svid.certificate, _readable_file)
-        yield from _check(("identity", "svid", "private_key"), config.identity.svid.private_key, _private_file)
+    yield from _check(("identity", "svid", "certificate"), config.identity.svid.certificate, _readable_file)
+    # Who may read this key depends on who mounts it; the identity source knows, and refuses it.
+    yield from _check(("identity", "svid", "private_key"), config.identity.svid.private_key, _readable_file)
     for domain, path in config.identity.bundles.items():
         yield from _check(("identity", "bundles", str(domain)), path, _readable_file)
     for index, listener in enumerate(config.listeners):

@@ -76,10 +76,12 @@ class HttpSection(DocumentModel):
 class AccessSection(DocumentModel):
     """SPIFFE IDs of callers with a role. Agents need no entry: they act on their own tasks."""
 
-    operators: tuple[WorkloadId, ...] = Field(default=(), description="may see, suspend and cancel every task")
+    operators: tuple[WorkloadId, ...] = Field(
+        default=(), description="may see every task, introspect tokens and read the ledger"
+    )
     auditors: tuple[WorkloadId, ...] = Field(default=(), description="may read the ledger")
     resource_servers: tuple[WorkloadId, ...] = Field(default=(), description="may introspect tokens")
-    security_engineers: tuple[WorkloadId, ...] = Field(default=(), description="may try and reload policies")
+    security_engineers: tuple[WorkloadId, ...] = Field(default=(), description="may see which policy bundle is active")
 
 
 class PolicySection(DocumentModel):

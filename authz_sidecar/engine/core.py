@@ -66,7 +66,7 @@ class Core:
         return now if newest is None else max(now, newest)
 
     def record_time(self) -> datetime:
-        """The time of a record that must be written whatever the clock says."""
+        """The wall clock, never behind the newest record, whatever the wall clock says."""
         now = self._now()
         return max(now, self.ledger.last_time or now)
 

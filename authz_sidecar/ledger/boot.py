@@ -24,7 +24,7 @@ from authz_sidecar.ledger.schema import LOCK
 from authz_sidecar.ledger.tree import CompactRange, leaf_hash
 
 REMEDY = (
-    "keep the directory as evidence and run `authz-sidecar audit verify` on it; then restore a backup or start a new"
+    "keep the directory as evidence and run `authz-sidecar audit verify` on it; then start a new"
     " ledger in an empty directory"
 )
 

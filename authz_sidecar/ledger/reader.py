@@ -21,7 +21,7 @@ __all__ = ["NOT_A_LEDGER", "LedgerReader", "StoredEntry", "check_format", "check
 # SQLITE_ERROR is what a missing table gives.
 NOT_A_LEDGER = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
-_EVIDENCE = "keep the directory as evidence, then restore a backup or start a new ledger in an empty directory"
+_EVIDENCE = "keep the directory as evidence, then start a new ledger in an empty directory"
 
 
 class LedgerReader(LedgerReads):

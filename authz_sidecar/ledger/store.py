@@ -68,6 +68,7 @@ class Ledger(LedgerReads):
         new_salt: Callable[[], bytes],
         options: LedgerOptions,
         on_poison: Callable[[str], None] | None,
+        on_commit: Callable[[float, int], None],
     ) -> None:
         """Use `open`."""
         super().__init__(files.reader)
@@ -77,6 +78,7 @@ class Ledger(LedgerReads):
         self._new_salt = new_salt
         self._options = options
         self._on_poison = on_poison
+        self._on_commit = on_commit
         self._size = files.tree.size
         self._revocation_epoch = self._accepted_epoch = super().revocation_epoch
         self._on_revocation: Callable[[Revocation], None] | None = None
@@ -112,6 +114,7 @@ class Ledger(LedgerReads):
         new_salt: Callable[[], bytes],
         options: LedgerOptions = _DEFAULTS,
         on_poison: Callable[[str], None] | None = None,
+        on_commit: Callable[[float, int], None] = lambda _seconds, _records: None,
         witnessed: str | None = None,
         connect: Connect = sqlite3.connect,
     ) -> Ledger:
@@ -125,6 +128,7 @@ class Ledger(LedgerReads):
             new_salt: 16 or more fresh random bytes for every salted payload.
             on_poison: called once, with the reason, when nothing can be stored any more: on the loop's thread, or on
                 the writer's when nothing was ever appended. The process should stop serving and exit.
+            on_commit: called on the loop's thread after each durable commit, with its seconds and its records.
             witnessed: newest checkpoint of this log that was kept elsewhere; a smaller or different log is refused.
             connect: `sqlite3.connect` or a stand-in.
 
@@ -134,7 +138,7 @@ class Ledger(LedgerReads):
             ClockBehind: the clock is behind the newest entry by more than the tolerance.
         """
         files = open_files(directory, signer=signer, now=now, options=options, witnessed=witnessed, connect=connect)
-        ledger = cls(files, signer=signer, new_salt=new_salt, options=options, on_poison=on_poison)
+        ledger = cls(files, signer=signer, new_salt=new_salt, options=options, on_poison=on_poison, on_commit=on_commit)
         ledger._writer.start()
         return ledger
 
@@ -258,7 +262,8 @@ class Ledger(LedgerReads):
 
     def _settle(self, event: Event) -> None:
         match event:
-            case Committed(first, count):
+            case Committed(first, count, seconds):
+                self._on_commit(seconds, count)
                 self._acknowledge(first, count)
             case Refused(count, generation):
                 self._generation = generation

@@ -36,10 +36,11 @@ _INDEX_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The oldest `count` waiting records are durable, from index `first` on."""
+    """The oldest `count` waiting records are durable, from index `first` on; the commit took `seconds`."""
 
     first: int
     count: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +224,7 @@ class Writer:
         if not entries:
             return
         tree = self._tree.copy()
-        first = tree.size
+        first, began = tree.size, monotonic()
         if not self._transaction(lambda: insert_entries(self._connection, self._epoch, tree, entries)):
             self._generation += 1
             self._deliver(Refused(len(entries), self._generation))
@@ -231,7 +232,7 @@ class Writer:
         self._check_files()
         self._tree = tree
         self._wal_bytes += _PAGES_PER_BATCH * _PAGE_BYTES + sum(entry.size + _INDEX_BYTES for entry in entries)
-        self._deliver(Committed(first, len(entries)))
+        self._deliver(Committed(first, len(entries), monotonic() - began))
 
     def _sign(self) -> str | None:
         """Sign the committed tree and keep the note. None when the disk is full; it is tried again later."""

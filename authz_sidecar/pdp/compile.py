@@ -38,7 +38,7 @@ def compile_bundle(files: BundleFiles) -> Pdp:
     schema_text = bundle.schema + "\n" + generated_schema(bundle.catalog.tools.values())
     policies, problems = read_policies(bundle.cedar)
     problems += _schema_problems(bundle.schema, schema_text)
-    _refuse(problems)
+    _refuse(problems or _without_guardrails(policies))
     schema = Schema.from_str(schema_text, release_gil=True)
     known = named_entities(bundle)
     problems += [problem for policy in policies for problem in literal_problems(policy, known)]
@@ -75,6 +75,14 @@ def action_ancestors(actions_only: Entities) -> Mapping[str, frozenset[str]]:
 def _refuse(problems: Sequence[Problem]) -> None:
     if problems:
         raise BundleRejected(problems)
+
+
+def _without_guardrails(policies: Sequence[Policy]) -> list[Problem]:
+    """A bundle that nothing bounds is a directory that was not copied whole, never what somebody wants."""
+    if any(policy.ref.tier == "hard" for policy in policies):
+        return []
+    message = "no policy of the bundle is a hard guardrail; copy `guardrails/` from the starter bundle"
+    return [Problem(file="guardrails/", message=message)]
 
 
 def _schema_problems(operators: str, whole: str) -> Iterator[Problem]:

@@ -41,8 +41,9 @@ class Deny:
 
     Attributes:
         reason_code: stable, lower snake case: `forbidden_by_policy`, `no_permit`, `evaluation_error`, `no_decision`,
-            `empty_policy_set`, or a fact that could not be established (`unknown_tool`, `task_not_found`,
-            `audience_mismatch`, `arguments_invalid`, `resource_mismatch`, `resource_underivable`).
+            `empty_policy_set`, `lifetime_exhausted`, or a fact that could not be established (`unknown_tool`,
+            `task_not_found`, `audience_mismatch`, `arguments_missing`, `arguments_invalid`, `resource_mismatch`,
+            `resource_underivable`).
         errors: sorted; one line per policy that failed to evaluate, or the fact that is missing.
     """
 

@@ -18,6 +18,11 @@ ERROR_TRAILER = "authz-error-bin"
 _DETAILS_TRAILER = "grpc-status-details-bin"
 _DOMAIN = "authz-sidecar"
 
+# gRPC drops a call whose trailers exceed 8 KiB, and the error is in there twice, as base64.
+_MESSAGE_BYTES = 512
+_DESCRIPTION_BYTES = 160
+_MOST_VIOLATIONS = 8
+
 STATUS: Mapping[type[errors.SidecarError], grpc.StatusCode] = MappingProxyType(
     {
         errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -54,14 +59,13 @@ def presentable(error: Exception) -> errors.SidecarError:
 
 def to_message(error: errors.SidecarError) -> common_pb2.Error:
     """The error as the answer to one request on a stream, or as a trailer."""
-    violations = error.violations if isinstance(error, errors.InvalidRequest) else ()
     return common_pb2.Error(
         code=status_of(error).value[0],
         reason=error.reason,
-        message=error.message,
+        message=_cut(error.message, _MESSAGE_BYTES),
         field_violations=[
             common_pb2.FieldViolation(field=violation.field, description=violation.description)
-            for violation in violations
+            for violation in _violations(error)
         ],
         metadata=dict(error.metadata),
     )
@@ -79,12 +83,13 @@ def to_rpc_status(error: errors.SidecarError) -> status_pb2.Status:
                         error_details_pb2.BadRequest.FieldViolation(
                             field=violation.field, description=violation.description
                         )
-                        for violation in error.violations
+                        for violation in _violations(error)
                     ]
                 )
             )
         )
-    return status_pb2.Status(code=status_of(error).value[0], message=error.message, details=details)
+    message = _cut(error.message, _MESSAGE_BYTES)
+    return status_pb2.Status(code=status_of(error).value[0], message=message, details=details)
 
 
 async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: errors.SidecarError) -> NoReturn:
@@ -93,8 +98,22 @@ async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: errors.S
         (_DETAILS_TRAILER, to_rpc_status(error).SerializeToString()),
         (ERROR_TRAILER, to_message(error).SerializeToString()),
     )
-    await context.abort(status_of(error), error.message, trailers)
+    await context.abort(status_of(error), _cut(error.message, _MESSAGE_BYTES), trailers)
     raise AssertionError("abort always raises")
+
+
+def _violations(error: errors.SidecarError) -> list[errors.Violation]:
+    """The first violations, each cut to its limit: after those are corrected, the rest is told."""
+    violations = error.violations if isinstance(error, errors.InvalidRequest) else ()
+    return [
+        errors.Violation(violation.field, _cut(violation.description, _DESCRIPTION_BYTES))
+        for violation in violations[:_MOST_VIOLATIONS]
+    ]
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    raw = text.encode("utf-8", "replace")
+    return text if len(raw) <= most_bytes else raw[: most_bytes - 3].decode("utf-8", "ignore") + "\u2026"
 
 
 def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:

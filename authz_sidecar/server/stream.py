@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from time import perf_counter
 
 import grpc
 
@@ -17,6 +19,9 @@ from authz_sidecar.server import status
 from authz_sidecar.server.identify import Context, IdentifyNow
 from authz_sidecar.server.rpc import Guard, Method
 from authz_sidecar.v1 import authorization_pb2
+
+# For the end of a stream to reach its client.
+_LINGER_SECONDS = 0.25
 
 Decide = Callable[[Subject, authorization_pb2.AuthorizeRequest], Awaitable[authorization_pb2.AuthorizeResponse]]
 
@@ -30,12 +35,22 @@ class AuthorizeStream:
         self._limit = window
         self._open: set[_Stream] = set()
         self._draining = False
+        self._all_ended = asyncio.Event()
 
-    def drain(self) -> None:
-        """Stop reading from all streams. Clients reconnect, to whoever serves the endpoint then."""
+    async def drain(self, timeout_seconds: float) -> None:
+        """Stop reading from all streams, and let each end after its answers. Clients reconnect to whoever serves then.
+
+        Returns a moment after the last one ended, or at the timeout. Without that moment the connection would be closed
+        under clients that still send, who then lose answers that have reached them.
+        """
         self._draining = True
+        if not self._open:
+            return
         for stream in self._open:
             stream.stop_reading()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._all_ended.wait(), timeout_seconds)
+        await asyncio.sleep(_LINGER_SECONDS)
 
     async def __call__(self, guard: Guard, method: Method, context: Context) -> None:
         caller = guard.identify.caller(context)
@@ -47,6 +62,8 @@ class AuthorizeStream:
                 await stream.serve()
         finally:
             self._open.discard(stream)
+            if self._draining and not self._open:
+                self._all_ended.set()
 
 
 class _Stream:
@@ -117,7 +134,7 @@ class _Stream:
 
     async def _answer(self, raw: bytes) -> None:
         """Decide about one message. Every way out writes an answer or ends the stream."""
-        request_id = ""
+        request_id, started = "", perf_counter()
         try:
             subject = self._caller()
             message = self._method.parse(raw)
@@ -135,6 +152,8 @@ class _Stream:
         except Exception as error:
             shown = status.to_message(self._guard.failed(self._method, error))
             await self._write(authorization_pb2.AuthorizeStreamResponse(request_id=request_id, error=shown))
+        finally:
+            self._guard.metrics.observe_rpc(self._method.name, started)
 
     async def _write(self, response: authorization_pb2.AuthorizeStreamResponse) -> None:
         async with self._writing:

@@ -42,7 +42,6 @@ class Metrics:
         self._ledger_size = self._gauge("ledger_size", "Entries in the ledger.")
         self._inflight = self._gauge("inflight", "Calls and streamed requests in progress.")
         self._policy = self._gauge("policy_info", "The active policy bundle.", "digest")
-        self._policy_rejected = self._counter("policy_rejected_total", "Bundles that were refused activation.")
         self._svid_expiry = self._gauge("svid_expiry_timestamp_seconds", "End of the own X.509-SVID, Unix time.")
         self._bundle_age = self._gauge("bundle_age_seconds", "Time since the trust bundles were last read in full.")
 
@@ -99,7 +98,7 @@ class Metrics:
         self._step_seconds.labels(step).observe(perf_counter() - started)
 
     def observe_commit(self, seconds: float, records: int) -> None:
-        """One durable commit of `records` records. Safe to call from the ledger's own thread."""
+        """One durable commit of `records` records."""
         self._commit_seconds.observe(seconds)
         self._batch_records.observe(records)
 
@@ -111,10 +110,6 @@ class Metrics:
         """The one active bundle: the previous digest's series ends."""
         self._policy.clear()
         self._policy.labels(digest).set(1)
-
-    def policy_rejected(self) -> None:
-        """A bundle that was refused; the active one stays."""
-        self._policy_rejected.inc()
 
     def svid_expires(self, moment: datetime) -> None:
         """The end of the sidecar's own certificate."""

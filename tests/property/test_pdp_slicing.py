@@ -16,7 +16,7 @@ from authz_sidecar.pdp.policies import policy_set, read_policies
 from authz_sidecar.pdp.query import Query
 from authz_sidecar.pdp.request import start_task_query, tool_call_query
 from authz_sidecar.pdp.verdict import ApprovalRequired, Deny, Permit
-from tests.support.policy_bundle import Given, call_facts, edited, start_facts, starter_pdp
+from tests.support.policy_bundle import GUARDRAIL, Given, call_facts, edited, start_facts, starter_pdp
 
 AGENTS = ("support", "analyst", "ops", "stranger")
 _principal = st.sampled_from(
@@ -95,7 +95,7 @@ def ask(query: Query, policies: PolicySet, schema: Schema) -> tuple[Decision, li
     return result.decision, sorted(result.diagnostics.reasons), sorted(map(short_error, result.diagnostics.errors))
 
 
-_NOTHING_SHIPPED = dict.fromkeys(starter_pdp().bundle.cedar)
+_NOTHING_SHIPPED = {**dict.fromkeys(starter_pdp().bundle.cedar), **GUARDRAIL}
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -12,7 +12,7 @@ from authz_sidecar.pdp.evaluate import Pdp
 from authz_sidecar.pdp.request import tool_call_query
 from authz_sidecar.pdp.verdict import Permit
 from authz_sidecar.policy.catalog import ArgumentsInvalid
-from tests.support.policy_bundle import call_facts, edited, starter_pdp
+from tests.support.policy_bundle import GUARDRAIL, call_facts, edited, starter_pdp
 
 _CATALOG = """
 version: 1
@@ -41,7 +41,7 @@ def _pdp() -> Pdp:
         path: None for path in starter_pdp().bundle.files.files if path.startswith(("rules/", "guardrails/", "agents/"))
     }
     rule = '@id("p") @reason("r") permit (principal, action == Action::"x/any", resource);'
-    return compile_bundle(edited({**files, "catalog/tools.yaml": _CATALOG, "rules/x.cedar": rule}))
+    return compile_bundle(edited({**files, **GUARDRAIL, "catalog/tools.yaml": _CATALOG, "rules/x.cedar": rule}))
 
 
 PDP = _pdp()

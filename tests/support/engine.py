@@ -111,7 +111,9 @@ async def engine(
             authorize=Authorize(core),
             start_task=StartTask(core),
             complete_task=CompleteTask(core),
-            introspect=IntrospectToken(core, IssuedTokens(keyring, ISSUER, now=clock, key_revoked=key_revoked).read),
+            introspect=IntrospectToken(
+                core, IssuedTokens(keyring, ISSUER, now=core.record_time, key_revoked=key_revoked).read
+            ),
         )
     finally:
         await ledger.close()

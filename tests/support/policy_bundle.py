@@ -32,6 +32,13 @@ def starter_pdp() -> Pdp:
     return compile_bundle(starter_files())
 
 
+# The least that a bundle may have: it bounds the start of tasks and no call.
+GUARDRAIL = {
+    "guardrails/least.cedar": '@id("g") @reason("r") @tier("hard") '
+    'forbid (principal, action == Action::"start_task", resource) when { principal.suspended };'
+}
+
+
 def edited(changes: Mapping[str, str | None]) -> BundleFiles:
     """The starter with files replaced, added, or removed (None)."""
     files = {path: raw for path, raw in starter_files().files.items() if changes.get(path, "") is not None}

@@ -7,12 +7,12 @@ from datetime import UTC, date, datetime, timedelta
 import orjson
 import pytest
 
-from authz_sidecar.pdp.compile import compile_bundle
+from authz_sidecar.pdp.compile import BundleRejected, compile_bundle
 from authz_sidecar.pdp.evaluate import Pdp, short_error
 from authz_sidecar.pdp.query import JsonObject, MalformedQuery, Query
 from authz_sidecar.pdp.request import datetime_text, start_task_query, tool_call_query
 from authz_sidecar.pdp.verdict import ApprovalRequired, Deny, Permit
-from tests.support.policy_bundle import NOW, Given, call_facts, edited, start_facts, starter_pdp
+from tests.support.policy_bundle import GUARDRAIL, NOW, Given, call_facts, edited, start_facts, starter_pdp
 
 SEARCH = {"tool": "crm/search_contacts", "arguments": {"query": "miller secret", "limit": 7}}
 
@@ -141,14 +141,19 @@ def test_two_versions_of_one_entity_are_denied() -> None:
     assert isinstance(verdict, Deny) and verdict.reason_code == "no_decision"
 
 
+def only(kept: str) -> dict[str, str | None]:
+    """All policies removed but those of one file, and the least guardrail."""
+    return {**{path: None for path in starter_pdp().bundle.cedar if path != kept}, **GUARDRAIL}
+
+
 def test_an_action_without_any_policy_says_so() -> None:
-    pdp = compile_bundle(edited({path: None for path in starter_pdp().bundle.cedar if path != "rules/tasks.cedar"}))
+    pdp = compile_bundle(edited(only("rules/tasks.cedar")))
     assert pdp.evaluate(search_query(pdp)) == Deny(reason_code="empty_policy_set")
     assert isinstance(pdp.evaluate(start_task_query(pdp.bundle, start_facts(pdp.bundle))), Permit)
 
 
 def test_only_soft_forbids_and_no_permit_is_no_reason_to_ask_a_human() -> None:
-    pdp = compile_bundle(edited({path: None for path in starter_pdp().bundle.cedar if path != "rules/approvals.cedar"}))
+    pdp = compile_bundle(edited(only("rules/approvals.cedar")))
     facts = call_facts(pdp.bundle, "support", "mail/send_external", declared="mail:outside/x")
     verdict = pdp.evaluate(tool_call_query(pdp.bundle, facts))
     assert isinstance(verdict, Deny) and verdict.reason_code == "no_permit"
@@ -259,7 +264,7 @@ servers:
     files = {
         path: None for path in starter_pdp().bundle.files.files if path.startswith(("rules/", "guardrails/", "agents/"))
     }
-    pdp = compile_bundle(edited({**files, "catalog/tools.yaml": catalog, "rules/x.cedar": rule}))
+    pdp = compile_bundle(edited({**files, **GUARDRAIL, "catalog/tools.yaml": catalog, "rules/x.cedar": rule}))
     arguments = {"type": "Agent", "id": "a", "in": {"type": "Agent", "id": "a"}}
     query = tool_call_query(pdp.bundle, call_facts(pdp.bundle, "x", "x/tag", arguments))  # type: ignore[arg-type]
     assert isinstance(pdp.evaluate(query), Permit)
@@ -321,6 +326,12 @@ def test_a_catalog_beyond_the_schemas_made_at_load_still_answers() -> None:
     files = {
         path: None for path in starter_pdp().bundle.files.files if path.startswith(("rules/", "guardrails/", "agents/"))
     }
-    pdp = compile_bundle(edited({**files, "catalog/tools.yaml": catalog, "rules/x.cedar": rule}))
+    pdp = compile_bundle(edited({**files, **GUARDRAIL, "catalog/tools.yaml": catalog, "rules/x.cedar": rule}))
     for n in (0, 99):
         assert isinstance(pdp.evaluate(tool_call_query(pdp.bundle, call_facts(pdp.bundle, "x", f"x/t{n}", {}))), Permit)
+
+
+def test_a_bundle_that_nothing_bounds_is_refused() -> None:
+    changes = {path: None for path in starter_pdp().bundle.cedar if path.startswith("guardrails/")}
+    with pytest.raises(BundleRejected, match=r"guardrails/: no policy of the bundle is a hard guardrail; copy"):
+        compile_bundle(edited(changes))

@@ -29,7 +29,6 @@ def test_everything_reported_appears_under_its_documented_name() -> None:
     metrics.observe_step("evaluate", perf_counter())
     metrics.observe_commit(0.0004, 3)
     metrics.ledger_poisoned()
-    metrics.policy_rejected()
     metrics.svid_expires(datetime(2026, 3, 1, tzinfo=UTC))
     found = samples(metrics)
     for name, labels, value in (
@@ -42,7 +41,6 @@ def test_everything_reported_appears_under_its_documented_name() -> None:
         ("ledger_commit_seconds_sum", (), 0.0004),
         ("ledger_batch_records_sum", (), 3),
         ("ledger_poisoned", (), 1),
-        ("policy_rejected_total", (), 1),
         ("svid_expiry_timestamp_seconds", (), 1772323200),
     ):
         assert found[f"authz_sidecar_{name}", labels] == value
