@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import authorize, ledger, policies, token
+from bench import authorize, ledger, policies, revocation, token
 
 _OUTPUT = Path("build/bench.json")
 
@@ -36,6 +36,9 @@ def main() -> None:
     with console.status("tokens"):
         results["token"] = token.run(rounds=3 if quick else 15)
     show_rows(console, "tokens, microseconds", results["token"])
+    with console.status("revocation"):
+        results["revocation"] = revocation.run(rounds=10 if quick else 100)
+    show_rows(console, "from CompleteTask's answer to refusal at the verifier", results["revocation"])
     _OUTPUT.parent.mkdir(exist_ok=True)
     _OUTPUT.write_text(json.dumps(results, indent=2) + "\n")
     console.print(f"written to {_OUTPUT}")

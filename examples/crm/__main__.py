@@ -8,6 +8,8 @@ from pathlib import Path
 
 import uvicorn
 
+from authz_sidecar.client import SvidFiles
+from authz_sidecar.client.revocations import RevocationFeed
 from authz_sidecar.verifier import JwksUrl, TokenVerifier
 from examples.crm.contacts import Contacts
 from examples.crm.introspection import Introspection
@@ -28,25 +30,31 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--audience", required=True, help="`aud` of the tokens to accept: this server")
     parser.add_argument("--leeway", type=int, default=10, help="seconds that the two clocks may differ")
     parser.add_argument("--introspect", metavar="TARGET", help="also ask the sidecar at TARGET about every token")
+    parser.add_argument(
+        "--follow", metavar="TARGET", help="follow the revocations of the sidecar at TARGET; ask it only when cut off"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = _arguments()
     certificate, key, bundle = (arguments.svid / name for name in ("svid.pem", "svid_key.pem", "bundle.pem"))
-    introspect = (
-        Introspection(
-            arguments.introspect, certificate=certificate, key=key, trust_bundle=bundle, server_name=SIDECAR_NAME
-        )
-        if arguments.introspect
-        else None
-    )
+
+    def asking(target: str | None) -> Introspection | None:
+        if not target:
+            return None
+        return Introspection(target, certificate=certificate, key=key, trust_bundle=bundle, server_name=SIDECAR_NAME)
+
+    own_svid = SvidFiles(cert=certificate, key=key, bundle=bundle)
+    feed = RevocationFeed(arguments.follow, svid=own_svid) if arguments.follow else None
     verifier = TokenVerifier(
         issuer=arguments.issuer,
         audience=arguments.audience,
         keys=JwksUrl(arguments.jwks),
         leeway=arguments.leeway,
-        introspect=introspect,
+        revocation=feed,
+        introspect=asking(arguments.introspect),
+        introspect_when_stale=asking(arguments.follow),
     )
     contacts = Contacts(arguments.database)
     contacts.create()

@@ -16,7 +16,8 @@ import grpc
 import pytest
 
 from authz_sidecar.client import Client, Initiator, SvidFiles, TaskRefused
-from authz_sidecar.engine import lifecycle_records, records
+from authz_sidecar.engine import lifecycle_records, outcome_records, records
+from authz_sidecar.engine.recall import decision_from_record
 from authz_sidecar.identity.spiffe_id import SpiffeId
 from authz_sidecar.identity.subject import Subject
 from authz_sidecar.ledger.note import Signer
@@ -33,6 +34,13 @@ from tests.support.sidecar import Caller, World
 PAGE = page("docs/ledger-records.md")
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+SUBJECT = Subject(
+    spiffe_id=SpiffeId.parse_workload("spiffe://example.org/agent/support"),
+    method="x509-svid",
+    credential_sha256="0" * 64,
+    not_after=NOW + timedelta(hours=1),
+    x5t_s256="0" * 43,
+)
 # Members whose own members are data, not a shape.
 OPEN = {"session.tool_calls", "token.cnf", "task.initiator", "requested"}
 # What a record shares with another one, whose table is not repeated.
@@ -90,8 +98,11 @@ def test_the_members_of_real_records_are_those_on_the_page(tmp_path: Path) -> No
         collect(samples, place.dev / "ledger")
     asyncio.run(step_back(tmp_path))
     collect(samples, tmp_path)
-    for record in made_up():
-        samples[record.type].append((record.body, record.payload))
+    for record in (*made_up(), *about(samples["decision"])):
+        # What the store adds.
+        payload = {**record.payload, "salt": ""} if record.payload is not None else None
+        commitment = {"payload": {"sha256": "", "size": 0}} if payload is not None else {}
+        samples[record.type].append(({**record.body, **commitment}, payload))
 
     assert set(samples) == set(RECORD_TYPES)
     for types in documented_together():
@@ -127,6 +138,15 @@ def live(place: Scratch) -> None:
     place.background = None
     place.serve()
     with Client(f"unix:{place.dev}/run/authz.sock", svid=files) as client:
+        jti = place.run(
+            "authz-sidecar audit query --ledger dev/ledger --type decision --outcome permit -o json"
+        ).splitlines()[0]
+        place.values["JTI"] = json.loads(jti)["record"]["token"]["jti"]
+        for target in ("--jti JTI", f"--task {task.id}"):
+            place.run(f"authz-sidecar token revoke {target} --reason leaked --config dev/config.yaml --as operator")
+        for change in ("suspend", "resume"):
+            agent = "spiffe://example.org/agent/support"
+            place.run(f"authz-sidecar agent {change} {agent} --reason test --config dev/config.yaml --as operator")
         client.get_task(task.id).complete("a summary")
     life(place)
     place.stop()
@@ -146,6 +166,24 @@ def life(place: Scratch) -> None:
             analyst.tasks.ResumeTask(task_pb2.ResumeTaskRequest(task_id=child, reason="too early"), timeout=20)
         support.tasks.ResumeTask(task_pb2.ResumeTaskRequest(task_id=parent), timeout=20)
         support.tasks.CancelTask(task_pb2.CancelTaskRequest(task_id=parent), timeout=20)
+
+
+def about(decisions: list[tuple[Mapping[str, Any], Mapping[str, Any] | None]]) -> Iterator[Record]:
+    """What needs patience or a tool server: records about a permit of the history."""
+    permit = decision_from_record(next(body for body, _ in decisions if body["outcome"] == "permit"))
+    yield outcome_records.outcome_missing(record_id="m", now=NOW, decision=permit, decision_index=1)
+    digest = "0" * 64
+    yield outcome_records.receipt(
+        record_id="c",
+        now=NOW,
+        subject=SUBJECT,
+        decision=permit,
+        decision_index=1,
+        claims={"status": "success", "arguments_sha256": digest, "result_sha256": None, "executed_at": 1},
+        signature={"kid": "k", "source": "svid", "jwk": {}},
+        contradictions=(),
+        jws="a.b.c",
+    )
 
 
 def collect(samples: Samples, ledger: Path) -> None:
@@ -169,13 +207,7 @@ async def step_back(directory: Path) -> None:
 
 def made_up() -> Iterator[Record]:
     """What needs a slow disk, or a long wait."""
-    subject = Subject(
-        spiffe_id=SpiffeId.parse_workload("spiffe://example.org/agent/support"),
-        method="x509-svid",
-        credential_sha256="0" * 64,
-        not_after=NOW + timedelta(hours=1),
-        x5t_s256="0" * 43,
-    )
+    subject = SUBJECT
     yield records.grant_void(
         record_id="v", now=NOW, subject=subject, task_id="t", decision_id="d", index=1, reason="task_ended"
     )

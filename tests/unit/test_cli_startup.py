@@ -80,7 +80,7 @@ def test_a_health_check_loads_neither_grpc_nor_the_policy_engine() -> None:
     [
         ("authz-sidecar au", {"audit"}),
         ("authz-sidecar audit ver", {"verify"}),
-        ("authz-sidecar token ", {"inspect", "verify", "introspect", "jwks"}),
+        ("authz-sidecar token ", {"inspect", "verify", "introspect", "revoke", "watch", "jwks"}),
         ("authz-sidecar audit verify --ch", {"--checkpoint"}),
     ],
 )
