@@ -257,7 +257,7 @@ class Sidecar:
         )
         services = Services(
             core=core,
-            introspect=IntrospectToken(core, IssuedTokens(keyring, config.token.issuer, now=system_now).read),
+            introspect=IntrospectToken(core, IssuedTokens(keyring, config.token.issuer, now=core.record_time).read),
             roles=roles,
             limits=CommandLimits(max_arguments_bytes=config.limits.max_arguments_bytes),
             jwks=keyring.jwks,

@@ -157,7 +157,7 @@ async def engine(
             get_task=GetTask(core),
             list_tasks=ListTasks(core),
             expiry=ExpireTasks(core),
-            introspect=IntrospectToken(core, IssuedTokens(keyring, ISSUER, now=clock).read),
+            introspect=IntrospectToken(core, IssuedTokens(keyring, ISSUER, now=core.record_time).read),
         )
     finally:
         await ledger.close()
