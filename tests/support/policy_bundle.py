@@ -251,3 +251,15 @@ def change_facts(
         environment=given.environment,
         production=given.production,
     )
+
+
+CREW = ("crew-0", "crew-1", "crew-2", "crew-3", "crew-4", "crew-5")
+
+
+@cache
+def crew_pdp() -> Pdp:
+    """The starter with six more support agents, so that a task can be handed on as often as it goes."""
+    manifest = starter_text("agents/support.yaml")
+    return compile_bundle(
+        edited({f"agents/{name}.yaml": manifest.replace("/agent/support", f"/agent/{name}") for name in CREW})
+    )
