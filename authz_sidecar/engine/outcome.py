@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from authz_sidecar.engine import records
@@ -28,10 +29,18 @@ class ReportOutcome:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        # By decision: a report is compared with the earlier ones, so the one before it has to be in the ledger.
+        self._pending: dict[str, asyncio.Future[Position]] = {}
 
     async def __call__(self, subject: Subject, command: ReportOutcomeCommand) -> OutcomeAnswer:
-        """Raises RecordNotFound when there is no such decision of this agent, and what `Core.store` raises."""
+        """Record a report, once.
+
+        Raises RecordNotFound when there is no such decision of this agent, and whatever `Ledger.append` and
+        `Core.wait_durable` raise.
+        """
         core = self._core
+        while (pending := self._pending.get(command.decision_id)) is not None:
+            await core.wait_settled(pending)
         now = core.moment()
         stored = core.ledger.decision(command.decision_id)
         decision = decision_from_record(stored.record) if stored is not None else None
@@ -58,7 +67,10 @@ class ReportOutcome:
             decision_index=stored.index,
             contradictions=sorted(contradictions),
         )
-        position = await core.store(record)
+        appended = core.ledger.append(record)
+        self._pending[command.decision_id] = appended
+        appended.add_done_callback(lambda _: self._pending.pop(command.decision_id, None))
+        position = await core.wait_durable(appended)
         core.metrics.count_outcome(command.status, contradicted=bool(contradictions))
         return OutcomeAnswer(position=position, contradictions=tuple(sorted(contradictions)), recalled=False)
 
