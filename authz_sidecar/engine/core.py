@@ -84,11 +84,14 @@ class Core:
             )
 
     async def store(self, record: Record) -> Position:
-        """Append and wait until the record is durable. Raises LedgerUnavailable, Overloaded or DeadlineExceeded."""
+        """Append and wait until the record is durable. Raises what `Ledger.append` and `wait_durable` raise."""
         return await self.wait_durable(self.ledger.append(record))
 
     async def wait_durable(self, appended: asyncio.Future[Position]) -> Position:
-        """Wait for an append, at most the operator's deadline. The append itself goes on when the wait ends early."""
+        """Wait for an append, at most the operator's deadline. The append itself goes on when the wait ends early.
+
+        Raises LedgerUnavailable, DeadlineExceeded.
+        """
         await self.wait_settled(appended)
         return appended.result()
 

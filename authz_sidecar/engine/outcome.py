@@ -37,7 +37,11 @@ class ReportOutcome:
         self._core = core
 
     async def __call__(self, subject: Subject, command: ReportOutcomeCommand) -> OutcomeAnswer:
-        """Raises RecordNotFound when there is no such decision of this agent, and what `Core.store` raises."""
+        """Record a report, once.
+
+        Raises RecordNotFound when there is no such decision of this agent, and whatever `Ledger.append` and
+        `Core.wait_durable` raise.
+        """
         core = self._core
         stored = core.ledger.decision(command.decision_id)
         decision = decision_from_record(stored.record) if stored is not None else None

@@ -248,7 +248,7 @@ def test_tasks_are_listed_newest_first_in_pages_and_each_agent_sees_its_own(supp
     only = task_pb2.ListTasksRequest(
         agent="spiffe://example.org/agent/support", states=[common_pb2.TASK_STATE_SUSPENDED]
     )
-    assert [task.task_id for task in operator.tasks.ListTasks(only, timeout=SECONDS).tasks][0] == mine[1]
+    assert next(iter(operator.tasks.ListTasks(only, timeout=SECONDS).tasks)).task_id == mine[1]
 
     error = refused(lambda: analyst.tasks.ListTasks(only, timeout=SECONDS))
     assert error.reason == "ROLE_REQUIRED"

@@ -363,11 +363,7 @@ class TaskTree(RuleBasedStateMachine):
     @invariant()
     def exactly_the_tokens_of_running_tasks_are_active(self) -> None:
         for each in self.granted:
-            alive = (
-                self.now < each.expires_at
-                and each.node.stands(self.now)
-                and each.node.epoch == each.epoch
-            )
+            alive = self.now < each.expires_at and each.node.stands(self.now) and each.node.epoch == each.epoch
             assert self.run.active(each.token) is alive
 
     @invariant()
