@@ -179,6 +179,17 @@ class TaskTree(RuleBasedStateMachine):
         self.nodes.append(Node(task_id, name, None, end, frozenset(tools), resources))
 
     @precondition(lambda self: self.nodes)
+    @rule(data=st.data())
+    def hand_on(self, data: st.DataObject) -> None:
+        """A delegation that fits, as often as there is somebody left, so that trees grow."""
+        parent = self.pick(data)
+        chain = [parent, *parent.ancestors()]
+        others = [name for name in CREW if name not in [each.agent for each in chain]]
+        if parent.stands(self.now) and len(chain) <= MAX_DEPTH:
+            tools, to = tuple(sorted(parent.tools)), data.draw(st.sampled_from(others), label="to")
+            self.delegate_to(parent, to, None, tools, parent.resources)
+
+    @precondition(lambda self: self.nodes)
     @rule(
         data=st.data(),
         to=st.sampled_from(CREW),
@@ -187,7 +198,10 @@ class TaskTree(RuleBasedStateMachine):
         resources=st.sampled_from(["crm:*", "crm:contact/*", "crm:contact/c-1001", "*"]),
     )
     def delegate(self, data: st.DataObject, to: str, ttl: int | None, tools: tuple[str, ...], resources: str) -> None:
-        parent, now = self.pick(data), self.now
+        self.delegate_to(self.pick(data), to, ttl, tools, resources)
+
+    def delegate_to(self, parent: Node, to: str, ttl: int | None, tools: tuple[str, ...], resources: str) -> None:
+        now = self.now
         chain = [parent, *parent.ancestors()]
         wider = ["*", "crm:*", "crm:contact/*", "crm:contact/c-1001"]
         fits = (
@@ -274,7 +288,7 @@ class TaskTree(RuleBasedStateMachine):
     @rule(data=st.data(), event=st.sampled_from(CHANGES), stored=st.integers(0, 4))
     def change_and_crash(self, data: st.DataObject, event: TaskEvent, stored: int) -> None:
         """The process dies when `stored` records of the change are durable: the next start completes what began."""
-        node = self.pick(data)
+        node = max(self.pick(data), self.pick(data), key=lambda each: len(each.below))
         expected = self._expected(node, event, node.agent, operator=True)
         self._wait(self.run.core.voids.written(5))
         self.commits_left = stored
@@ -305,9 +319,9 @@ class TaskTree(RuleBasedStateMachine):
         for node in self.nodes:
             if node.state not in FINAL and now >= node.end:
                 node.state, node.held = "expired", ""
-            task = self.run.core.tasks.get(node.id)
-            assert task is not None
-            assert task.task.state.value == node.at(now)
+            stored = self.run.core.ledger.load_task(node.id)
+            assert stored is not None
+            assert stored["state"] == node.at(now)
 
     @rule()
     def restart(self) -> None:
@@ -365,6 +379,16 @@ class TaskTree(RuleBasedStateMachine):
         for each in self.granted:
             alive = self.now < each.expires_at and each.node.stands(self.now) and each.node.epoch == each.epoch
             assert self.run.active(each.token) is alive
+
+    @invariant()
+    def tasks_are_as_described(self) -> None:
+        for node in self.nodes:
+            live = self.run.core.tasks.get(node.id)
+            assert live is not None
+            task = live.task
+            assert (task.state_at(self.now).value, task.epoch) == (node.at(self.now), node.epoch)
+            if node.at(self.now) == "suspended":
+                assert task.held_by == node.held
 
     @invariant()
     def every_permit_has_its_record(self) -> None:
