@@ -31,7 +31,7 @@ class Revocable(Protocol):
         jti: identifier of the token.
         task_id: its task.
         kid: the key that signed it.
-        agents: SPIFFE IDs of everyone who holds or acted in it.
+        agents: SPIFFE IDs of everyone who holds or acted in it, and its subject.
         revocation_epoch: number of the newest revocation when it was granted.
     """
 
@@ -133,11 +133,14 @@ class TokenIdentity:
 
 
 def acting_agents(claims: Mapping[str, object]) -> tuple[str, ...]:
-    """Everyone who holds a token or acted in it: `client_id`, and each `sub` of the `act` chain (RFC 8693 4.1).
+    """Everyone a token stands for: `client_id`, `sub`, and each `sub` of the `act` chain (RFC 8693 section 4.1).
 
-    A revocation may only widen along the chain, so a part of another shape ends the walk and adds nothing.
+    `sub` is an agent when that agent started the task and delegated it. A revocation may only widen along the chain, so
+    a part of another shape ends the walk and adds nothing.
     """
     found = [str(claims.get("client_id"))]
+    if isinstance(subject := claims.get("sub"), str) and subject not in found:
+        found.append(subject)
     actor = claims.get("act")
     while isinstance(actor, dict):
         name = actor.get("sub")
