@@ -89,8 +89,10 @@ def _writable_directory(path: Path) -> str | None:
 def _socket(path: Path) -> str | None:
     if path.exists() and not path.is_socket():
         return "exists and is not a socket; remove it or choose another path"
-    if not path.parent.is_dir():
+    # The start makes the socket's own directory (0750), as in a volume that is open to others; nothing above it.
+    directory = path.parent if path.parent.exists() else path.parent.parent
+    if not directory.is_dir():
         return f"no directory {path.parent}; create it, owned by this user with mode 0700 or 0750"
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        return f"{path.parent} is not writable by uid {os.geteuid()}; a socket is made there"
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return f"{directory} is not writable by uid {os.geteuid()}; a socket is made there"
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from authz_sidecar.ledger.reader import LedgerReader
 from authz_sidecar.v1 import authorization_pb2, common_pb2, task_pb2
 from tests.support.sidecar import (
     Caller,
+    CannotStart,
     Sidecar,
     World,
     authorize,
@@ -26,6 +28,7 @@ from tests.support.sidecar import (
     failure,
     refused,
     running,
+    start,
     start_task,
     world,
 )
@@ -286,3 +289,19 @@ def test_everything_that_went_wrong_is_in_the_log_as_one_line_each(shared: Sidec
     assert "forged line" in refusals[-1]["message"]
     assert not [line for line in shared.log.splitlines() if line.startswith("forged")]
     assert "rpc failed" not in {line["event"] for line in lines}
+
+
+def test_a_socket_gets_a_directory_of_its_own_in_a_volume_that_is_open_to_all() -> None:
+    """As in a pod: an emptyDir has mode 0777, and a socket right in it is refused."""
+    with world() as made:
+        volume = made.directory / "volume"
+        volume.mkdir()
+        volume.chmod(0o777)
+        text = made.config.read_text()
+        made.config.write_text(text.replace("unix:run/authz.sock", "unix:volume/authz.sock"))
+        with pytest.raises(CannotStart, match="writable by everyone"):
+            start(made)
+        made.config.write_text(text.replace("unix:run/authz.sock", "unix:volume/own/authz.sock"))
+        with running(made), Caller(made, target=f"unix:{volume / 'own' / 'authz.sock'}") as support:
+            assert support.start_task()
+            assert stat.S_IMODE((volume / "own").stat().st_mode) == 0o750

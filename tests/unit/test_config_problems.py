@@ -261,19 +261,21 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert str(caught.value) == f"{tmp_path}/none.yaml: cannot read the configuration: No such file or directory"
 
 
-def path_problems(directory: Path, *flags: str) -> list[str]:
+def path_problems(directory: Path, *flags: str, text: str = PRODUCTION) -> list[str]:
     with pytest.raises(DocumentError) as caught:
-        Config.load(write_config(directory), {}, flags)
+        Config.load(write_config(directory, text), {}, flags)
     return [str(problem).replace(f"{directory}/", "") for problem in caught.value.problems]
 
 
 def test_every_missing_path_is_reported_with_its_remedy(tmp_path: Path) -> None:
     remedy = "create it, or correct the path (relative ones start at the configuration file)"
-    assert path_problems(tmp_path) == [
+    # The start makes the socket's own directory, and nothing above it.
+    text = PRODUCTION.replace("unix:run/authz.sock", "unix:run/own/authz.sock")
+    assert path_problems(tmp_path, text=text) == [
         f"authz.yaml:5:23: `identity.svid.certificate`: svid.pem: no such file; {remedy}",
         f"authz.yaml:5:46: `identity.svid.private_key`: svid.key: no such file; {remedy}",
         f"authz.yaml:6:26: `identity.bundles.example.org`: bundle.pem: no such file; {remedy}",
-        "authz.yaml:9:15: `listeners[0].address`: run/authz.sock: no directory run; create it, owned by this user with "
+        "authz.yaml:9:15: `listeners[0].address`: run/own/authz.sock: no directory run/own; create it, owned by this user with "
         "mode 0700 or 0750",
         f"authz.yaml:13:21: `policy.directory`: policies: no such directory; {remedy}",
         f"authz.yaml:17:19: `ledger.checkpoint_key`: checkpoint.pem: no such file; {remedy}",
