@@ -12,7 +12,6 @@ from authz_sidecar.engine.revocations import Revocations
 from authz_sidecar.engine.turns import Turns
 from authz_sidecar.engine.voids import Voids
 from authz_sidecar.errors import BehindCaller, ClockBehind, DeadlineExceeded
-from authz_sidecar.ledger.records import Record
 from authz_sidecar.ledger.store import Ledger, Position
 from authz_sidecar.pdp.evaluate import Pdp
 from authz_sidecar.telemetry.metrics import Metrics
@@ -47,7 +46,7 @@ class Core:
         self.new_id = new_id
         self.tasks = LiveTasks(ledger)
         self.revocations = Revocations(ledger, now)
-        self.turns = Turns()
+        self.turns = Turns(options.append_deadline)
         self.voids = Voids(ledger, new_id=new_id, record_time=self.record_time)
         self._now = now
 
@@ -81,12 +80,11 @@ class Core:
                 f"this sidecar is at revocation epoch {self.ledger.revocation_epoch}, the caller knows {at_least_epoch}"
             )
 
-    async def store(self, record: Record) -> Position:
-        """Append and wait until the record is durable. Raises LedgerUnavailable, Overloaded or DeadlineExceeded."""
-        return await self.wait_durable(self.ledger.append(record))
-
     async def wait_durable(self, appended: asyncio.Future[Position]) -> Position:
-        """Wait for an append, at most the operator's deadline. The append itself goes on when the wait ends early."""
+        """Wait for an append, at most the operator's deadline. The append itself goes on when the wait ends early.
+
+        Raises LedgerUnavailable, DeadlineExceeded.
+        """
         await self.wait_settled(appended)
         return appended.result()
 

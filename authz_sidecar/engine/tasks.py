@@ -38,7 +38,7 @@ class StartTask:
         self._pending: dict[tuple[str, str], asyncio.Future[Position]] = {}
 
     async def __call__(self, subject: Subject, command: StartTaskCommand) -> StartTaskAnswer:
-        """Raises InvalidRequest, RequestIdReused and whatever `Core.store` raises."""
+        """Raises InvalidRequest, RequestIdReused and whatever `Ledger.append` and `Core.wait_durable` raise."""
         core = self._core
         now = core.moment()
         agent = str(subject.spiffe_id)
@@ -143,7 +143,7 @@ class CompleteTask:
         self._core = core
 
     async def __call__(self, subject: Subject, task_id: str, summary: str) -> TransitionAnswer:
-        """Raises TaskNotFound, TaskNotActive and whatever `Core.store` raises."""
+        """Raises TaskNotFound, TaskNotActive and whatever `Ledger.append` and `Core.wait_durable` raise."""
         core = self._core
         now = core.moment()
         live = core.tasks.owned(task_id, str(subject.spiffe_id))

@@ -106,12 +106,14 @@ def expect_all(made: World, acknowledged: list[authorization_pb2.AuthorizeRespon
     ("name", "damage", "repair", "refusal"),
     [
         ("ledger.db", move, put_back, "is gone, but there was a ledger here before"),
-        ("ledger.db", replace_by_a_copy, None, None),
+        pytest.param("ledger.db", replace_by_a_copy, None, None, marks=pytest.mark.slow),
         ("ledger.db", replace_by_nothing, put_back, "is empty, which no ledger is"),
-        ("ledger.db", replace_by_garbage, put_back, "is not a readable ledger"),
+        pytest.param("ledger.db", replace_by_garbage, put_back, "is not a readable ledger", marks=pytest.mark.slow),
         ("ledger.db-wal", move, put_back, "its write-ahead log is gone"),
-        ("ledger.db-wal", replace_by_a_copy, None, None),
-        ("ledger.db-wal", replace_by_nothing, put_back, "its write-ahead log is gone"),
+        pytest.param("ledger.db-wal", replace_by_a_copy, None, None, marks=pytest.mark.slow),
+        pytest.param(
+            "ledger.db-wal", replace_by_nothing, put_back, "its write-ahead log is gone", marks=pytest.mark.slow
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", "") if callable(value) else None,
 )
@@ -162,6 +164,7 @@ async def test_a_database_put_back_to_an_older_state_of_the_same_run_is_not_cont
         open_ledger(tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_a_database_put_back_while_the_sidecar_was_stopped_is_not_continued(made: World) -> None:
     for run in range(2):
         with running(made) as sidecar, Caller(made) as caller:
@@ -267,6 +270,7 @@ def test_a_full_disk_refuses_says_so_and_ends_by_itself(made: World, volume: Pat
     expect_all(made, acknowledged)
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_stop_and_at_the_start(made: World, volume: Path) -> None:
     with running(made) as sidecar, Caller(made) as caller:
         task_id = caller.start_task()

@@ -101,6 +101,7 @@ def test_a_bundle_that_does_not_compile_is_recorded_and_not_served(
     assert str(policy["sha256"]).startswith("sha256:")
 
 
+@pytest.mark.slow
 def test_after_the_bundle_is_corrected_the_same_ledger_goes_on(made: World) -> None:
     good = (made.directory / "policies" / "rules" / "crm.cedar").read_text()
     write_policy(made, "rules/crm.cedar", good.replace("permit", "premit"))
@@ -172,6 +173,7 @@ def test_a_key_or_a_bundle_that_does_not_fit_stops_the_start(
     expect_refused(made, says)
 
 
+@pytest.mark.slow
 def test_a_ledger_of_another_key_is_not_continued(made: World) -> None:
     with running(made) as sidecar:
         assert sidecar.stop() == 0
@@ -202,6 +204,7 @@ def test_a_clock_behind_the_newest_entry_stops_the_start(made: World) -> None:
     assert len(records(made)) == 1
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_behind_by_less_than_the_tolerance_does_not(made: World) -> None:
     write_entry(made, datetime.now(UTC) + timedelta(seconds=1.5))
     with running(made) as sidecar, Caller(made) as caller:

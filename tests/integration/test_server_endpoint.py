@@ -72,14 +72,6 @@ def test_nobody_takes_an_endpoint_over_while_its_owner_serves(made: World) -> No
         assert first.stop() == 0
 
 
-def test_a_socket_that_a_killed_process_left_behind_is_taken_over(made: World) -> None:
-    for _ in range(2):
-        with running(made) as sidecar, Caller(made) as caller:
-            caller.start_task()
-            sidecar.kill()
-        assert made.socket.is_socket()
-
-
 def test_a_socket_directory_that_everybody_can_write_to_is_refused(made: World) -> None:
     made.socket.parent.chmod(0o777)
     ended = refused(made)
