@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 Kind = Literal["jti", "task_id", "agent", "kid"]
@@ -81,16 +81,14 @@ class RevokedSet:
         """Take one more; the order does not matter."""
         key = (revocation.kind, revocation.target)
         known = self._newest.get(key)
-        if known is not None and _ends_later(known, revocation):
-            revocation = Revocation(
+        if known is not None:
+            # The wider of both in each respect, so that the order of telling does not matter.
+            revocation = replace(
+                known,
                 sequence=max(known.sequence, revocation.sequence),
-                kind=known.kind,
-                target=known.target,
-                expires_at=known.expires_at,
+                expires_at=_later(known.expires_at, revocation.expires_at),
                 task_epoch=max(known.task_epoch, revocation.task_epoch),
             )
-        elif known is not None and known.sequence > revocation.sequence:
-            return
         self._newest[key] = revocation
         if revocation.expires_at is not None:
             heapq.heappush(self._ends, (revocation.expires_at, key))
@@ -150,7 +148,6 @@ def acting_agents(claims: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _ends_later(known: Revocation, other: Revocation) -> bool:
-    if known.expires_at is None or other.expires_at is None:
-        return known.expires_at is None and other.expires_at is not None
-    return known.expires_at > other.expires_at
+def _later(one: float | None, other: float | None) -> float | None:
+    """The later of two ends; None is never."""
+    return None if one is None or other is None else max(one, other)

@@ -85,6 +85,9 @@ def lay_over(document: YamlDocument, settings: Sequence[Setting], model: type[Ba
             root = merged
             # Places below a replaced value are the file's no longer.
             values = {path: place for path, place in values.items() if path[: len(setting.path)] != setting.path}
+            for depth in range(1, len(setting.path)):
+                # A section that only this setting opens: without a place, problems would be named without it.
+                values.setdefault(setting.path[:depth], Place(0, 0))
             values[setting.path] = Place(0, 0)
     if problems:
         raise DocumentError([*document.problems, *problems])

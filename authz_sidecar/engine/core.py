@@ -48,7 +48,7 @@ class Core:
         self.new_id = new_id
         self.tasks = LiveTasks(ledger)
         self.revocations = Revocations(ledger, now)
-        self.turns = Turns()
+        self.turns = Turns(options.append_deadline)
         self.open = OpenTasks(ledger.open_tasks())
         self.voids = Voids(ledger, new_id=new_id, record_time=self.record_time)
         self._now = now

@@ -47,7 +47,8 @@ class ReportOutcome:
         decision = decision_from_record(stored.record) if stored is not None else None
         if stored is None or decision is None or decision.agent != str(subject.spiffe_id):
             raise RecordNotFound(f"no decision `{command.decision_id}` of this agent")
-        async with core.turns.of(("outcome", command.decision_id)):
+        # A report is compared with the earlier ones, so the one before it has to be in the ledger.
+        async with core.turns.of(("outcome", command.decision_id)) as turn:
             now = core.moment()
             contradictions = _against_decision(decision, command)
             for earlier in core.ledger.outcomes(command.decision_id):
@@ -72,7 +73,8 @@ class ReportOutcome:
                 decision_index=stored.index,
                 contradictions=sorted(contradictions),
             )
-            position = await core.store(record)
+            turn.until(appended := core.ledger.append(record))
+            position = await core.wait_durable(appended)
         core.metrics.count_outcome(command.status, contradicted=bool(contradictions))
         return OutcomeAnswer(position=position, contradictions=tuple(sorted(contradictions)), recalled=False)
 
@@ -86,7 +88,7 @@ class MissingOutcomes:
     async def record_overdue(self) -> int:
         """Write `outcome_missing` for every permit whose token ended longer ago than the grace.
 
-        Returns how many were written. Raises ClockBehind and whatever `Core.store` raises; call again for the rest.
+        Returns how many were written. Raises ClockBehind and what appending raises; call again for the rest.
         """
         core = self._core
         written = 0
@@ -101,7 +103,7 @@ class MissingOutcomes:
 
     async def _record(self, decision_id: str, index: int) -> bool:
         core = self._core
-        async with core.turns.of(("outcome", decision_id)):
+        async with core.turns.of(("outcome", decision_id)) as turn:
             # A report may have been on its way to the disk when the debt was read.
             entry = core.ledger.entry(index)
             if entry is None or not core.ledger.owes_outcome(decision_id) or decision_id in core.voids:
@@ -111,7 +113,8 @@ class MissingOutcomes:
                 record_id=core.new_id(), now=core.moment(), decision=decision, decision_index=index
             )
             try:
-                await core.store(record)
+                turn.until(appended := core.ledger.append(record))
+                await core.wait_durable(appended)
             except Overloaded:
                 # Debts can wait; calls cannot.
                 return False

@@ -49,7 +49,7 @@ class ReportReceipt:
         """The same receipt twice is recorded once.
 
         Raises InvalidRequest for what is not a receipt or not signed by the caller, RecordNotFound for a token that was
-        never granted here, and whatever `Core.store` raises.
+        never granted here, and whatever `Ledger.append` and `Core.wait_durable` raise.
         """
         core = self._core
         parsed, claims, signature = self._verified(subject, jws)
@@ -57,7 +57,7 @@ class ReportReceipt:
         if stored is None:
             raise RecordNotFound("no such token was granted here")
         decision = decision_from_record(stored.record)
-        async with core.turns.of(("receipt", decision.decision_id)):
+        async with core.turns.of(("receipt", decision.decision_id)) as turn:
             contradictions = _against_decision(decision, claims)
             for earlier in core.ledger.receipts(decision.decision_id):
                 body = earlier.record
@@ -80,7 +80,8 @@ class ReportReceipt:
                 contradictions=sorted(contradictions),
                 jws=jws,
             )
-            position = await core.store(record)
+            turn.until(appended := core.ledger.append(record))
+            position = await core.wait_durable(appended)
         core.metrics.count_receipt(contradicted=bool(contradictions))
         return ReceiptAnswer(position=position, contradictions=tuple(sorted(contradictions)), recalled=False)
 

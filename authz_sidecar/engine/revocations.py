@@ -82,9 +82,16 @@ class Revocations:
         appended.add_done_callback(settled)
         return appended
 
-    def resumed(self, agent: str) -> None:
-        """The record of a resumption is durable."""
-        self._suspended.discard(agent)
+    def append_resumption(self, record: Record, agent: str) -> asyncio.Future[Position]:
+        """Hand the record of a resumption to the ledger. It counts when it is durable, whoever still waits for it."""
+        appended = self._ledger.append(record)
+
+        def settled(future: asyncio.Future[Position]) -> None:
+            if not future.cancelled() and future.exception() is None:
+                self._suspended.discard(agent)
+
+        appended.add_done_callback(settled)
+        return appended
 
     def _load(self) -> None:
         epoch = self._ledger.revocation_epoch

@@ -108,14 +108,14 @@ class RevokeToken:
         Args:
             any_agent: whether the caller is an operator; anybody else may revoke single tokens of its own.
 
-        Raises RoleRequired, RecordNotFound, and whatever `Core.store` raises.
+        Raises RoleRequired, RecordNotFound, and whatever `Ledger.append` and `Core.wait_durable` raise.
         """
         core = self._core
         stored = core.ledger.jti_entry(command.target) if command.kind == "jti" else None
         decision = decision_from_record(stored.record) if stored is not None else None
         if not any_agent:
             _require_own(subject, command, decision)
-        async with core.turns.of(("revoke", command.kind, command.target)):
+        async with core.turns.of(("revoke", command.kind, command.target)) as turn:
             if command.kind in ("jti", "kid"):
                 known = core.ledger.revocation_of(command.kind, command.target)
                 if known is not None:
@@ -134,6 +134,7 @@ class RevokeToken:
                 reason=command.reason,
             )
             appended = core.revocations.append(record, kind=command.kind, target=command.target, expires_at=expires_at)
+            turn.until(appended)
             position = await core.wait_durable(appended)
         core.metrics.count_revocation(command.kind)
         return self._answer(position)

@@ -29,11 +29,11 @@ class ChangeStanding:
         """Stop an agent. From the moment the record is accepted nothing is permitted to it.
 
         An agent that is suspended already stays so, and the answer is the first suspension's.
-        Raises InvalidRequest and whatever `Core.store` raises.
+        Raises InvalidRequest and whatever `Ledger.append` and `Core.wait_durable` raise.
         """
         _check(agent, reason)
         core = self._core
-        async with core.turns.of(("standing", agent)):
+        async with core.turns.of(("standing", agent)) as turn:
             newest = core.ledger.standing_of(agent)
             successor = TRANSITIONS.get((_state(newest), StandingEvent.SUSPEND))
             if successor is None and newest is not None:
@@ -46,6 +46,7 @@ class ChangeStanding:
                 expires_at=core.record_time().timestamp() + HORIZON_SECONDS,
                 suspends=True,
             )
+            turn.until(appended)
             position = await core.wait_durable(appended)
         core.metrics.count_standing(record.type)
         return RevokeAnswer(position=position, revocation_epoch=core.ledger.revocation_epoch)
@@ -54,19 +55,20 @@ class ChangeStanding:
         """Let an agent go on, once that is durable. Its old tokens stay dead. `*` lifts the stop of all, and only that.
 
         An agent that was resumed before stays so, and the answer is the last resumption's.
-        Raises InvalidRequest, AgentNotSuspended and whatever `Core.store` raises.
+        Raises InvalidRequest, AgentNotSuspended and whatever `Ledger.append` and `Core.wait_durable` raise.
         """
         _check(agent, reason)
         core = self._core
-        async with core.turns.of(("standing", agent)):
+        async with core.turns.of(("standing", agent)) as turn:
             newest = core.ledger.standing_of(agent)
             if newest is None:
                 raise AgentNotSuspended(f"`{agent}` was never suspended")
             if (_state(newest), StandingEvent.RESUME) not in TRANSITIONS:
                 return self._known(newest)
             record = self._record(subject, agent, Standing.WORKING, reason)
-            position = await core.store(record)
-            core.revocations.resumed(agent)
+            appended = core.revocations.append_resumption(record, agent)
+            turn.until(appended)
+            position = await core.wait_durable(appended)
         core.metrics.count_standing(record.type)
         return RevokeAnswer(position=position, revocation_epoch=core.ledger.revocation_epoch)
 

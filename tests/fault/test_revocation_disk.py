@@ -11,7 +11,14 @@ import pytest
 from authz_sidecar.engine.feed import FeedMessage, FeedOptions, Heartbeat, RevocationFeed, Snapshot
 from authz_sidecar.engine.revoke import RevokeToken, revoke_command
 from authz_sidecar.engine.suspend import ChangeStanding
-from authz_sidecar.errors import BehindCaller, GrantRevoked, LedgerUnavailable, Overloaded, Unavailable
+from authz_sidecar.errors import (
+    BehindCaller,
+    DeadlineExceeded,
+    GrantRevoked,
+    LedgerUnavailable,
+    Overloaded,
+    Unavailable,
+)
 from authz_sidecar.ledger.verify import verify
 from authz_sidecar.pdp.verdict import Deny
 from authz_sidecar.revoked import Revocation
@@ -101,6 +108,29 @@ async def test_a_revocation_that_is_refused_is_undone_and_its_number_given_again
         assert (answer.revocation_epoch, [one.sequence for one in told]) == (1, [1])
         assert not active(made, token)
         assert active(made, late)
+
+
+async def test_an_answer_that_came_too_late_leaves_memory_and_ledger_of_one_mind(tmp_path: Path) -> None:
+    """The caller gave up; the record landed. Asking again waits for it, and finds it."""
+    disk = SlowDisk()
+    async with engine(tmp_path / "l", deadline=timedelta(milliseconds=200), connect=disk.connect) as made:
+        standing, revoke = ChangeStanding(made.core), RevokeToken(made.core)
+        task_id = await made.task()
+        await standing.suspend(OPERATOR, agent_id("support"), "odd")
+        unknown = revoke_command("jti", "j", "")
+        disk.hang()
+        for work in (standing.resume(OPERATOR, agent_id("support"), "fine"), revoke(OPERATOR, unknown, any_agent=True)):
+            with pytest.raises(DeadlineExceeded):
+                await work
+        again = asyncio.gather(
+            standing.resume(OPERATOR, agent_id("support"), "fine"), revoke(OPERATOR, unknown, any_agent=True)
+        )
+        await several_turns()
+        disk.resume()
+        await again
+        assert (await made.ask(task_id)).token is not None
+        types = made.types()
+        assert (types.count("agent_resumed"), types.count("token_revoked")) == (1, 1)
 
 
 async def test_a_watcher_that_does_not_keep_up_is_dropped_and_may_come_back(tmp_path: Path) -> None:
