@@ -108,7 +108,7 @@ class Authorize:
             subject=subject,
             command=command,
             live=live,
-            suspended=core.revocations.suspended(str(subject.spiffe_id)),
+            suspended=self._suspended(subject, live),
             above=lineage(core.tasks, live.task, now) if live is not None else NO_LINEAGE,
             now=now,
         )
@@ -166,6 +166,11 @@ class Authorize:
             resource=facts.resource.id if facts.resource else None,
             recalled=False,
         )
+
+    def _suspended(self, subject: Subject, live: LiveTask | None) -> bool:
+        """Whether an operator stopped the agent, or one that the task's authority comes from."""
+        above = (hop.agent for hop in live.task.delegation) if live is not None else ()
+        return any(map(self._core.revocations.suspended, (str(subject.spiffe_id), *above)))
 
     def _evaluate(
         self, pdp: Pdp, facts: CallFacts, subject: Subject, confirmation: dict[str, Json], now: datetime

@@ -112,8 +112,8 @@ class DelegateTask:
             pdp.bundle,
             DelegateTaskFacts(
                 now=now,
-                caller=agent_facts(pdp.bundle, parent.agent),
-                delegate=agent_facts(pdp.bundle, child.agent),
+                caller=agent_facts(core, pdp.bundle, parent.agent),
+                delegate=agent_facts(core, pdp.bundle, child.agent),
                 identity_method=subject.method,
                 child=child,
                 parent=replace(parent, state=parent.state_at(now)),

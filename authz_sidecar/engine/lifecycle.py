@@ -97,8 +97,8 @@ class ChangeTask:
             ChangeTaskFacts(
                 now=now,
                 action=_ACTIONS[event],
-                caller=agent_facts(pdp.bundle, str(subject.spiffe_id)),
-                owner=agent_facts(pdp.bundle, task.agent),
+                caller=agent_facts(core, pdp.bundle, str(subject.spiffe_id)),
+                owner=agent_facts(core, pdp.bundle, task.agent),
                 identity_method=subject.method,
                 task=replace(task, state=task.state_at(now)),
                 chain=lineage(core.tasks, task, now).state,
@@ -110,9 +110,14 @@ class ChangeTask:
         return Evaluated(pdp, query.to_json(), pdp.evaluate(query))
 
 
-def agent_facts(bundle: Bundle, agent: str) -> AgentFacts:
+def agent_facts(core: Core, bundle: Bundle, agent: str) -> AgentFacts:
     """What is known about an agent now."""
-    return AgentFacts(agent=agent, manifest=bundle.agents.get(agent), suspended=False, drifted=False)
+    return AgentFacts(
+        agent=agent,
+        manifest=bundle.agents.get(agent),
+        suspended=core.revocations.suspended(agent),
+        drifted=False,
+    )
 
 
 def _rank(subject: Subject, task: Task, *, operator: bool) -> Hold:

@@ -146,6 +146,24 @@ def test_a_malformed_revocation_names_its_field(operator, fields, wrong):
     assert (error.reason, [one.field for one in error.field_violations]) == ("INVALID_REQUEST", [wrong])
 
 
+def test_what_a_suspended_agent_delegated_is_stopped_with_it(support, operator, made):
+    parent = support.start_task()
+    child = support.delegate(parent).task.task_id
+    with Caller(made, "analyst") as analyst:
+        before = analyst.authorize(child)
+        assert before.outcome == common_pb2.OUTCOME_PERMIT
+        operator.admin.SuspendAgent(admin_pb2.SuspendAgentRequest(agent=SUPPORT, reason="odd calls"), timeout=20)
+        try:
+            assert not active(operator, before.token.value)
+            denied = analyst.authorize(child)
+            assert "agent-suspended" in [ref.id for ref in denied.determining_policies]
+            refused = support.delegate(parent)
+            assert (refused.outcome, refused.HasField("task")) == (common_pb2.OUTCOME_DENY, False)
+        finally:
+            operator.admin.ResumeAgent(admin_pb2.ResumeAgentRequest(agent=SUPPORT, reason="was a test"), timeout=20)
+        assert analyst.authorize(child).outcome == common_pb2.OUTCOME_PERMIT
+
+
 def test_a_suspended_agent_is_stopped_until_it_is_resumed(support, operator, made):
     task_id = support.start_task()
     before = granted(support, task_id)
