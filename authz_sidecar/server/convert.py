@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from authz_sidecar.clock import parse_time
@@ -21,6 +22,7 @@ from authz_sidecar.engine.commands import (
     start_task_command,
 )
 from authz_sidecar.engine.records import OUTCOMES
+from authz_sidecar.errors import InvalidRequest
 from authz_sidecar.ledger.reader import StoredEntry
 from authz_sidecar.ledger.store import Position
 from authz_sidecar.pdp.verdict import PolicyRef, Verdict
@@ -77,7 +79,10 @@ def to_authorize_command(request: authorization_pb2.AuthorizeRequest, limits: Co
 
 def to_start_task_command(request: task_pb2.StartTaskRequest, class_exists: Callable[[str], bool]) -> StartTaskCommand:
     """Raises InvalidRequest."""
-    ttl = request.ttl.ToTimedelta() if request.HasField("ttl") else None
+    if request.initiator.credential:
+        raise InvalidRequest.of(
+            "initiator.credential", "this version verifies no credential of an initiator; leave it empty: a claim"
+        )
     return start_task_command(
         request_id=request.request_id,
         purpose=request.purpose,
@@ -87,10 +92,18 @@ def to_start_task_command(request: task_pb2.StartTaskRequest, class_exists: Call
         tools=list(request.scope.tools),
         resources=list(request.scope.resources),
         ceiling=request.scope.ceiling,
-        ttl=ttl,
+        ttl=duration("ttl", request.ttl) if request.HasField("ttl") else None,
         traceparent=request.traceparent,
         class_exists=class_exists,
     )
+
+
+def duration(field: str, value: Duration) -> timedelta:
+    """Raises InvalidRequest for what Python's timedelta, or the contract's Duration, cannot hold."""
+    try:
+        return value.ToTimedelta()
+    except (ValueError, OverflowError):
+        raise InvalidRequest.of(field, "expected a duration that a calendar can hold") from None
 
 
 def to_report_outcome_command(request: authorization_pb2.ReportOutcomeRequest) -> ReportOutcomeCommand:

@@ -56,7 +56,7 @@ class TaskService:
             tools=list(request.scope.tools),
             resources=list(request.scope.resources),
             ceiling=request.scope.ceiling,
-            ttl=request.ttl.ToTimedelta() if request.HasField("ttl") else None,
+            ttl=convert.duration("ttl", request.ttl) if request.HasField("ttl") else None,
             traceparent=request.traceparent,
             class_exists=lambda name: classes.level(name) is not None,
         )

@@ -331,6 +331,19 @@ def test_a_task_that_policy_refuses_does_not_start_and_leaves_a_record(support, 
     assert refused.type == "task_refused"
 
 
+@pytest.mark.parametrize("field", ["initiator.credential", "ttl"])
+def test_a_task_request_that_cannot_be_honoured_names_the_field(support, field):
+    request = start_task()
+    if field == "ttl":
+        request.ttl.seconds = 2**62
+    else:
+        request.initiator.credential = "eyJ..."
+    with pytest.raises(grpc.RpcError) as caught:
+        support.tasks.StartTask(request, timeout=20)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert [violation.field for violation in error_of(caught.value).field_violations] == [field]
+
+
 def test_starting_a_task_twice_with_one_request_id_starts_one(support):
     request = start_task(request_id="start-once")
     first = support.tasks.StartTask(request, timeout=20)
